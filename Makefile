@@ -1,0 +1,32 @@
+# Everything from a fresh clone: `make report` and `make test` make their own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: report test lint clean
+
+# The environment is made again when the project file changes; the marker is touched last, so that an interrupted
+# installation starts over.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+report: $(VENV)/.installed
+	$(BIN)/python -m merging --method samerging --suite mini8 --out out.pt
+	$(BIN)/python -m diagnostics.bound_report --merged out.pt
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) report out.pt build *.egg-info

@@ -1,0 +1,45 @@
+"""What every command of the toolkit shares: one line and status 2 for bad input, progress on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bounds.types import InputError
+
+
+def run(command: Callable[[], None]) -> int:
+    """Run a command; return its exit status: 0, 2 after bad input (one line on stderr), 130 after an interrupt."""
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def track(steps: Iterable[int], description: str) -> Iterable[int]:
+    """Go through ``steps`` with a progress bar and the remaining time on stderr; nothing if that is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(list(steps), description=description)

@@ -1,0 +1,133 @@
+import json
+import os
+import stat
+
+import pytest
+import torch
+
+from bounds.types import InputError
+from merging import merge
+from merging.__main__ import main
+from merging.artifact import load, save
+from merging.suites import toy
+
+
+@pytest.fixture(scope="module")
+def artifact():
+    suite = toy.build()
+    return merge("samerging", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, steps=2, examples=4)
+
+
+def test_an_artifact_survives_saving(tmp_path, artifact):
+    path = tmp_path / "out.pt"
+    save(artifact, path)
+    again = load(path)
+    for name in (
+        "method",
+        "settings",
+        "suite",
+        "sources",
+        "seed",
+        "history",
+        "versions",
+        "schema",
+        "seconds",
+    ):
+        assert getattr(again, name) == getattr(artifact, name)
+    assert again.blocks is not None
+    assert again.coefficients is not None
+    assert torch.equal(again.coefficients, artifact.coefficients)
+    assert {k: list(v) for k, v in again.blocks.items()} == {k: list(v) for k, v in artifact.blocks.items()}
+    assert all(torch.equal(again.merged[k], artifact.merged[k]) for k in artifact.merged)
+    assert os.listdir(tmp_path) == ["out.pt"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+
+
+def test_it_holds_plain_values_only(tmp_path, artifact):
+    save(artifact, tmp_path / "out.pt")
+    content = torch.load(tmp_path / "out.pt", weights_only=True)
+    plain = {k: v for k, v in content.items() if k not in ("merged", "coefficients")}
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_failed_write_leaves_the_old_artifact(tmp_path, artifact, monkeypatch):
+    path = tmp_path / "out.pt"
+    save(artifact, path)
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="No space left"):
+        save(artifact, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["out.pt"]
+
+
+def test_missing_truncated_and_foreign_files_are_refused(tmp_path, artifact):
+    path = tmp_path / "out.pt"
+    with pytest.raises(InputError, match="nothing there"):
+        load(path)
+    with pytest.raises(InputError, match="a folder"):
+        load(tmp_path)
+    save(artifact, path)
+    whole = path.read_bytes()
+    for cut in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="cut short"):
+            load(path)
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="expected schema"):
+        load(path)
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(InputError, match="tensors and plain values"):
+        load(path)
+    content = {**vars(artifact), "merged": {"w": torch.tensor([float("nan")])}, "names": list(artifact.names)}
+    torch.save(content, path)
+    with pytest.raises(InputError, match="nan or inf"):
+        load(path)
+    torch.save({k: v for k, v in content.items() if k != "history"}, path)
+    with pytest.raises(InputError, match="history"):
+        load(path)
+
+
+def test_the_command_writes_an_artifact_and_a_table(tmp_path, capsys):
+    out = tmp_path / "out.pt"
+    assert main(["--suite", "toy", "--method", "task_arithmetic", "--scale", "1.0", "--out", str(out)]) == 0
+    assert "mean over tasks" in capsys.readouterr().out
+    made = load(out)
+    suite = toy.build()
+    assert made.coefficients is not None
+    assert bool((made.coefficients == 1).all())
+    for t, task in enumerate(suite.tasks):  # the world's known answer: at scale 1 the merge is every expert at once
+        scores, expected = (task.forward(p, task.test.inputs) for p in (made.merged, suite.task_vectors.expert(t)))
+        assert torch.allclose(scores, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "none"], "suite: expected mini8 or toy"),
+        (["--method", "none"], "method: expected average"),
+        (["--suite", "toy", "--out", "missing-folder/out.pt"], "a writable folder"),
+        (["--suite", "toy", "--out", "."], "a file name"),
+        (["--suite", "toy", "--examples", "999"], "calibration examples"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_shows_the_options_of_the_method(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--perturbation", "--rho", "--temperature", "--examples", "--granularity"))
