@@ -1,0 +1,47 @@
+"""Largest eigenvalues of a symmetric matrix known through its products with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+
+def largest_eigenvalues(
+    multiply: Callable[[Tensor], Tensor],
+    dimension: int,
+    k: int,
+    *,
+    like: Tensor,
+    which: Literal["LA", "LM"] = "LA",
+    tolerance: float | None = None,
+) -> Tensor:
+    """Return the k largest eigenvalues, descending, by scipy's ``eigsh`` from a fixed starting vector.
+
+    Args:
+        multiply: v [dimension] -> product [dimension], in the dtype and on the device of ``like``.
+        dimension: size of the matrix.
+        k: number of eigenvalues, < dimension (or 1 of a 1×1 matrix).
+        like: a tensor of the dtype and device to multiply in.
+        which: ``LA`` most positive, ``LM`` largest in absolute value.
+        tolerance: relative tolerance (default: 1e-10 in float64, else 1e-5).
+
+    Returns:
+        [k], float64. Status: exact up to the tolerance.
+    """
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        tensor = torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)).to(like)
+        return multiply(tensor).detach().double().cpu().numpy().reshape(-1)
+
+    if dimension == 1:
+        return torch.from_numpy(matvec(np.ones(1)))
+    operator: Any = LinearOperator((dimension, dimension), matvec=matvec, dtype=np.float64)  # pyright: ignore
+    tol: Any = tolerance or (1e-10 if like.dtype == torch.float64 else 1e-5)
+    start = np.random.default_rng(0).standard_normal(dimension)
+    values = eigsh(operator, k=k, which=which, v0=start, tol=tol, return_eigenvectors=False)
+    return torch.from_numpy(np.sort(values)[::-1].copy())

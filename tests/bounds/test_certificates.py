@@ -1,0 +1,163 @@
+"""Certificates: exact tails, unions that are paid, and nothing uncertified let through."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from bounds.certificates import (
+    Count,
+    coefficient_kl,
+    coefficient_pac_bayes,
+    disagreement,
+    held_out,
+    mixture,
+    pooled,
+)
+from bounds.pac_bayes import kl_binary, kl_inverse
+from bounds.types import Bound, Estimate, InputError, Term
+
+DELTA = 0.05
+
+
+@pytest.mark.parametrize("method", ["clopper-pearson", "kl"])
+def test_held_out_misses_at_most_delta_exactly(method):
+    """Pr[bound < p] for k ~ Binomial(n, p), by enumeration over k."""
+    n, k = 60, np.arange(61)
+    bounds = np.array([held_out(int(e), n, DELTA, method).value for e in k])
+    rates = [float(binom.pmf(k, n, p)[bounds < p].sum()) for p in np.linspace(0.01, 0.99, 99)]
+    assert max(rates) <= DELTA
+    assert max(rates) > (0.045 if method == "clopper-pearson" else 0.02), "not needlessly wide"
+
+
+def test_clopper_pearson_solves_the_tail_and_kl_is_looser():
+    for errors, n in ((0, 10), (3, 40), (39, 40)):
+        value = held_out(errors, n, DELTA).value
+        assert binom.cdf(errors, n, value) == pytest.approx(DELTA, rel=1e-9)
+        assert value <= held_out(errors, n, DELTA, "kl").value
+    assert held_out(10, 10, DELTA).value == 1.0
+    got = held_out(2.5, 40, DELTA, "kl").value
+    assert float(kl_binary(2.5 / 40, got)) == pytest.approx(math.log(1 / DELTA) / 40, rel=1e-9)
+
+
+def test_models_looked_at_are_paid():
+    assert held_out(30, 200, DELTA, models_looked_at=20).value == pytest.approx(held_out(30, 200, DELTA / 20).value)
+    assert held_out(30, 200, DELTA, "kl", 20).value == pytest.approx(held_out(30, 200, DELTA / 20, "kl").value)
+    bound = held_out(30, 200, DELTA, models_looked_at=20)
+    assert bound.delta == DELTA
+    assert bound.status == "certified"
+    assert "20" in bound.terms[1].note
+
+
+def test_coefficient_pac_bayes_by_hand():
+    mean, prior, scale, n, m = torch.full((2, 3), 0.5), torch.full((2, 3), 0.3), 0.1, 800, 64
+    kl = 6 * 0.04 / (2 * 0.01)
+    assert coefficient_kl(mean, prior, scale) == pytest.approx(kl, rel=1e-6)
+    bound = coefficient_pac_bayes(
+        0.13, n, mean, prior, scale, delta=0.04, draws=m, delta_draws=0.01, grid_size=7, posteriors_seen=3
+    )
+    inner = float(kl_inverse(0.13, math.log(3 / 0.01) / m))
+    outer = float(kl_inverse(inner, (kl + math.log(2 * math.sqrt(n) * 7 / 0.04)) / n))
+    assert bound.value == pytest.approx(outer, rel=1e-6)
+    assert [t.estimate.value for t in bound.terms] == pytest.approx([0.13, inner - 0.13, outer - inner], rel=1e-5)
+    assert bound.delta == pytest.approx(0.05)
+    assert bound.status == "certified"
+    exact = coefficient_pac_bayes(0.13, n, mean, prior, scale, delta=0.04, draws=None, grid_size=7)
+    assert exact.delta == 0.04
+    assert exact.terms[1].estimate.value == 0.0
+    assert exact.value < bound.value
+
+
+def test_mixture_is_weighted_certificates_at_a_share_each():
+    counts = [Count(3, 100), Count(20, 50), Count(1, 400)]
+    alpha = (0.5, 0.2, 0.3)
+    bound = mixture(counts, alpha, DELTA)
+    expected = sum(a * held_out(c.errors, c.n, DELTA / 3).value for a, c in zip(alpha, counts, strict=True))
+    assert bound.value == pytest.approx(expected, rel=1e-12)
+    looked = mixture(counts, alpha, DELTA, models_looked_at=4)
+    assert looked.value == pytest.approx(
+        sum(a * held_out(c.errors, c.n, DELTA / 12).value for a, c in zip(alpha, counts, strict=True))
+    )
+    assert bound.status == "certified"
+    assert len({t.symbol for t in bound.terms}) == 3
+
+
+def test_pooled_is_one_kl_bound_and_covers_unequal_tasks():
+    counts = [Count(3, 100), Count(20, 50)]
+    assert pooled(counts, DELTA).value == pytest.approx(held_out(23, 150, DELTA, "kl").value)
+    # exact coverage for two different tasks: convolution of two binomials
+    law = np.convolve(binom.pmf(np.arange(31), 30, 0.05), binom.pmf(np.arange(21), 20, 0.7))
+    truth = (30 * 0.05 + 20 * 0.7) / 50
+    misses = np.array([pooled([Count(int(k), 50)], DELTA).value < truth for k in range(51)])
+    assert float(law[misses].sum()) <= DELTA
+
+
+def test_disagreement_is_two_certificates_per_task():
+    apart, errors, alpha = [Count(5, 300), Count(9, 100)], [Count(10, 200), Count(4, 90)], (0.4, 0.6)
+    bound = disagreement(apart, errors, alpha, DELTA, models_looked_at=3)
+    expected = sum(
+        a * (held_out(d.errors, d.n, DELTA / 12).value + held_out(e.errors, e.n, DELTA / 4).value)
+        for a, d, e in zip(alpha, apart, errors, strict=True)
+    )
+    assert bound.value == pytest.approx(expected, rel=1e-12)
+    assert len(bound.terms) == 4
+    assert bound.status == "certified"
+
+
+def test_given_certificates_must_be_certified_and_cheap_enough():
+    good = held_out(5, 300, DELTA / 2)
+    assert mixture([good, Count(1, 30)], (0.5, 0.5), DELTA).terms[0].estimate.value == pytest.approx(good.value / 2)
+    dear = held_out(5, 300, DELTA)
+    guess = Bound("guess", "none", (Term("e", "error", "-", Estimate(0.1, 0.0, 5, "estimated")),), DELTA / 2)
+    for bad in (dear, guess):
+        with pytest.raises(InputError):
+            mixture([bad, Count(1, 30)], (0.5, 0.5), DELTA)
+    coefficients = torch.zeros(2)
+    gibbs = coefficient_pac_bayes(0.1, 500, coefficients, coefficients, 0.1, delta=DELTA / 4, draws=None)
+    disagreement([gibbs, gibbs], [Count(1, 30)] * 2, (0.5, 0.5), DELTA)
+    with pytest.raises(InputError):
+        disagreement([gibbs] * 3, [Count(1, 30)] * 3, (0.5, 0.3, 0.2), DELTA)
+
+
+@pytest.mark.parametrize(
+    ("errors", "n", "delta", "method", "models"),
+    [
+        (11, 10, DELTA, "clopper-pearson", 1),
+        (-1, 10, DELTA, "clopper-pearson", 1),
+        (1.5, 10, DELTA, "clopper-pearson", 1),
+        (1, 0, DELTA, "clopper-pearson", 1),
+        (1, 10, 0.0, "clopper-pearson", 1),
+        (1, 10, 1.0, "kl", 1),
+        (1, 10, DELTA, "wald", 1),
+        (1, 10, DELTA, "kl", 0),
+        (math.nan, 10, DELTA, "kl", 1),
+    ],
+)
+def test_held_out_refuses(errors, n, delta, method, models):
+    with pytest.raises(InputError):
+        held_out(errors, n, delta, method, models)
+
+
+def test_coefficient_pac_bayes_refuses():
+    one = torch.ones(2)
+    good = {"delta": DELTA, "draws": 10}
+    for args, options in (
+        ((1.1, 100, one, one, 0.1), good),
+        ((0.1, 0, one, one, 0.1), good),
+        ((0.1, 100, one, torch.ones(3), 0.1), good),
+        ((0.1, 100, one, one * math.nan, 0.1), good),
+        ((0.1, 100, one, one, 0.0), good),
+        ((0.1, 100, one, one, 0.1), {**good, "draws": 0}),
+        ((0.1, 100, one, one, 0.1), {**good, "grid_size": 0}),
+        ((0.1, 100, one, one, 0.1), {**good, "delta_draws": 1.0}),
+        ((0.1, 100, one, one, 0.1), {"delta": 0.6, "draws": 10}),
+    ):
+        with pytest.raises(InputError):
+            coefficient_pac_bayes(*args, **options)
+    for bad in ([], [Count(1, 30)]):
+        with pytest.raises(InputError):
+            mixture(bad, (0.5, 0.5), DELTA)
+    with pytest.raises(InputError):
+        pooled([], DELTA)
