@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +16,17 @@ from bounds.types import Forward, Inputs, Params, refuse
 Tokenizer = Callable[[list[str]], Tensor]
 
 
+def import_open_clip() -> Any:
+    """Import open_clip without the deprecation warning that a dependency of it (timm) raises while being imported."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        import open_clip
+    return open_clip
+
+
 def build_clip(config: dict[str, Any]) -> nn.Module:
     """Build an open_clip CLIP from ``{"embed_dim", "vision_cfg", "text_cfg"}``, in evaluation mode."""
-    from open_clip.model import CLIP
-
-    return CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
+    return import_open_clip().CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
 
 
 def preprocess(images: Tensor, size: int, dtype: torch.dtype) -> Tensor:

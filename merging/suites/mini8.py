@@ -17,7 +17,7 @@ import torch
 from bounds.types import Sample, refuse
 from merging.checkpoints import apply_low_rank, read_safetensors, sha256
 from merging.suites.base import Suite
-from merging.suites.clip import build_clip, classifier, zero_shot_head
+from merging.suites.clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.task import Task
 from merging.task_vectors import TaskVectors
 
@@ -65,9 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def build_tokenizer(vocabulary: Path, context_length: int) -> Any:
     """open_clip's byte-pair tokenizer over a shortened list of merges (any text can still be written in it)."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer(str(vocabulary), context_length=context_length)
+    return import_open_clip().SimpleTokenizer(str(vocabulary), context_length=context_length)
 
 
 def read_splits(path: Path) -> dict[str, Sample]:

@@ -34,6 +34,7 @@ from merging.checkpoints import sha256
 from merging.commands import run
 from merging.methods import merge
 from merging.suites import mini8
+from merging.suites.clip import import_open_clip
 from merging.suites.mini8_sources import PRETRAINING_ONLY, TASKS, Source
 from merging.suites.mini8_training import (
     ExpertJob,
@@ -149,9 +150,7 @@ def _write_images(path: Path, parts: Mapping[str, Split]) -> None:
 
 def _write_vocabulary_and_config(settings: Settings) -> dict[str, Any]:
     """Keep the first 1,500 merges of open_clip's byte-pair vocabulary; return the model's configuration."""
-    from open_clip.tokenizer import default_bpe
-
-    with gzip.open(default_bpe()) as file:
+    with gzip.open(import_open_clip().tokenizer.default_bpe()) as file:
         lines = file.read().decode("utf-8").split("\n")[:1501]
     path = settings.out / "bpe_vocabulary.txt.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode("utf-8"), mtime=0))

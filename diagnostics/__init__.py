@@ -1,0 +1,1 @@
+"""Reports on merges: the only package that knows both the theory and the merging."""

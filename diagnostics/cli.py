@@ -1,0 +1,30 @@
+"""The console script ``mergebound``: the same commands as the ``python -m`` forms."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from diagnostics import bound_report
+from merging.__main__ import main as merge
+
+COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "merge": (merge, "merge the experts of a suite (python -m merging)"),
+    "report": (bound_report.main, "report the bound of a merge (python -m diagnostics.bound_report)"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Dispatch ``mergebound COMMAND ...``; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]][0](arguments[1:])
+    usage = "usage: mergebound COMMAND [--help]\n" + "\n".join(
+        f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()
+    )
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    got = repr(arguments[0]) if arguments else "nothing"
+    print(f"error: command: expected {' or '.join(COMMANDS)}; got {got}; see mergebound --help", file=sys.stderr)
+    return 2

@@ -1,0 +1,119 @@
+"""Everything the linearised network says about one task, from Jacobian products at θ_0 alone.
+
+f^lin is linear in θ, so under a Gaussian posterior Q_j = N(θ_j, Σ_j) the scores of an example are Gaussian:
+f^lin(x) ~ N(f_0(x) + J(x)τ_j, J(x)Σ_jJ(x)^T) with J Σ_j J^T = Σ_b σ_{j,b}² K_b(x, x). Every expectation of (5) over
+Q_j is therefore an average over draws of C numbers per example; no weights are sampled and nothing is linearised twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bounds import ntk
+from bounds.linearize import jvp_scores
+from bounds.types import Blocks, Params, Sample
+from merging.task import Task
+
+
+@dataclass(frozen=True)
+class LinearTask:
+    """The linearised network on one task.
+
+    ``held_out`` are N examples of the task's test split: ``scores0`` [N, C] = f_0, ``tangents`` [D, N, C] = J(x)d for
+    each displacement d (τ_1..τ_T, then θ_m - θ_0), ``kernel`` [M, B, C, C] = per-block K_b(x, x) of the first M of them
+    (centred). ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``;
+    ``train_trace`` [M', B] = tr K_b on part of it.
+    """
+
+    held_out: Sample
+    scores0: Tensor
+    tangents: Tensor
+    kernel: Tensor
+    train_scores: Tensor
+    train_labels: Tensor
+    train_trace: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the held-out examples [N]."""
+        assert self.held_out.labels is not None
+        return self.held_out.labels
+
+    def scores(self, displacement: int, scale: float = 1.0) -> Tensor:
+        """f^lin [N, C] at θ_0 + scale · displacement."""
+        return self.scores0 + scale * self.tangents[displacement]
+
+    def posterior_scores(self, anchor: int, sigma: Sequence[float], draws: int, seed: int) -> Tensor:
+        """Draws [S, M, C] of f^lin under N(θ_anchor, Σ_b σ_b² I) on the first M held-out examples."""
+        variance = torch.as_tensor(sigma, dtype=self.kernel.dtype).square()
+        covariance = torch.einsum("b,nbcd->ncd", variance, self.kernel)
+        values, vectors = torch.linalg.eigh(covariance)
+        root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(draws, *covariance.shape[:2], generator=generator, dtype=self.kernel.dtype)
+        mean = self.scores(anchor)[: len(self.kernel)]
+        return mean + torch.einsum("nij,snj->sni", root, noise)
+
+    def gradient_moments(self, scores: Tensor) -> Tensor:
+        """E_Q‖∇_b ℓ^lin‖² of cross-entropy [M, B] from draws of the scores [S, M, C]: (p - e_y)^T K_b (p - e_y)."""
+        errors = scores.softmax(dim=-1) - F.one_hot(self.labels[: len(self.kernel)], scores.shape[-1])
+        second = torch.einsum("snc,snd->ncd", errors, errors) / len(scores)
+        return torch.einsum("ncd,nbcd->nb", second, self.kernel)
+
+
+def losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy per example [N], averaged over leading draws of scores [..., N, C]."""
+    picked = scores.log_softmax(dim=-1).gather(-1, labels.expand(scores.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return -picked.reshape(-1, len(labels)).mean(dim=0)
+
+
+def measure(
+    task: Task,
+    own: int,
+    base: Params,
+    displacements: Sequence[Params],
+    blocks: Blocks,
+    *,
+    held_out: int,
+    kernel: int,
+    train: int,
+    seed: int,
+) -> LinearTask:
+    """Linearise one task at θ_0.
+
+    Args:
+        task: the task.
+        own: the index of its expert's displacement.
+        base: θ_0.
+        displacements: D directions in weight space.
+        blocks: partition for kernels.
+        held_out: examples N of the test split (all if fewer).
+        kernel: of these, examples M with kernel blocks; as many of S_t.
+        train: subsample of S_t for the expert's own risk.
+        seed: of the subsamples.
+    """
+    test, sample = subsample(task.test, held_out, seed), subsample(task.train, train, seed)
+    scores0, tangents = jvp_scores(task.forward, base, test.inputs, displacements)
+    train0, own_tangent = jvp_scores(task.forward, base, sample.inputs, [displacements[own]])
+    blocks_of = lambda s: ntk.example_blocks(task.forward, base, s.take(slice(kernel)).inputs, blocks=blocks)  # noqa: E731
+    assert sample.labels is not None
+    return LinearTask(
+        held_out=test,
+        scores0=scores0.double(),
+        tangents=tangents.double(),
+        kernel=blocks_of(test).double(),
+        train_scores=(train0 + own_tangent[0]).double(),
+        train_labels=sample.labels,
+        train_trace=torch.einsum("nbcc->nb", blocks_of(sample)).double(),
+    )
+
+
+def subsample(sample: Sample, size: int, seed: int) -> Sample:
+    """Return ``size`` examples drawn without replacement (all of them, shuffled, if there are fewer)."""
+    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed))
+    return sample.take(order[:size])

@@ -1,0 +1,103 @@
+"""What the real network says about the merge: risks, cross-risk under sampled posteriors, gradients at sampled weights.
+
+This is the ``assumed-linear`` reading of (5), in which f stands where the theorem has f^lin. Posteriors are sampled in
+weight space here; draw d of every posterior is evaluated on the d-th share of the held-out examples, so that standard
+errors over examples contain the spread over draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds.flatness import gradient_second_moment
+from bounds.linearize import jvp_scores
+from bounds.types import Blocks, Forward, Inputs, Params, Sample
+from merging.params import subtract
+from merging.task import Task, score
+
+
+@dataclass(frozen=True)
+class PosteriorDraws:
+    """Scores of every task under sampled weights of every posterior.
+
+    ``scores[i][j]`` [N_i, C_i]: task i's held-out examples under θ ~ Q_j (one draw per share of examples);
+    ``gradients[j]`` [M, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i].
+    """
+
+    scores: Sequence[Sequence[Tensor]]
+    gradients: Sequence[Tensor]
+    labels: Sequence[Tensor]
+
+
+def draw_weights(mean: Params, sigma: Sequence[float], blocks: Blocks, generator: torch.Generator) -> dict[str, Tensor]:
+    """One draw of N(mean, Σ_b σ_b² I)."""
+    scale = {name: s for s, names in zip(sigma, blocks.values(), strict=True) for name in names}
+    return {
+        name: value + scale[name] * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in mean.items()
+    }
+
+
+def sample_posteriors(
+    tasks: Sequence[Task],
+    held_out: Sequence[Sample],
+    means: Sequence[Params],
+    sigmas: Sequence[Sequence[float]],
+    blocks: Blocks,
+    *,
+    draws: int,
+    gradient_examples: int,
+    seed: int,
+    posteriors: Iterable[int],
+) -> PosteriorDraws:
+    """Evaluate every task under ``draws`` sampled weights of every posterior.
+
+    Args:
+        tasks: T tasks with their ``held_out`` examples.
+        held_out: one sample per task.
+        means: centre of each posterior.
+        sigmas: per posterior, σ per block.
+        blocks: the partition σ refers to.
+        draws: weights drawn per posterior.
+        gradient_examples: examples of task j for the gradients under Q_j.
+        seed: of the draws.
+        posteriors: the indices 0..T-1, possibly wrapped in a progress bar.
+    """
+    scores: list[list[Tensor]] = [[torch.empty(0)] * len(means) for _ in tasks]
+    gradients: list[Tensor] = [torch.empty(0)] * len(means)
+    generator = torch.Generator().manual_seed(seed)
+    for j in posteriors:
+        thetas = [draw_weights(means[j], sigmas[j], blocks, generator) for _ in range(draws)]
+        for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
+            parts = [score(task.forward, theta, _share(sample, d, draws).inputs) for d, theta in enumerate(thetas)]
+            scores[i][j] = _interleave(parts, len(sample)).double()
+        own = held_out[j].take(slice(gradient_examples))
+        gradients[j] = torch.cat(
+            [
+                gradient_second_moment(tasks[j].forward, theta, _share(own, d, draws), blocks=blocks).double()
+                for d, theta in enumerate(thetas)
+            ]
+        )
+    labels = [sample.labels for sample in held_out if sample.labels is not None]
+    return PosteriorDraws(scores, gradients, labels)
+
+
+def _share(sample: Sample, draw: int, draws: int) -> Sample:
+    return sample.take(slice(draw, None, draws))
+
+
+def _interleave(parts: Sequence[Tensor], size: int) -> Tensor:
+    whole = torch.empty(size, parts[0].shape[-1], dtype=parts[0].dtype)
+    for draw, part in enumerate(parts):
+        whole[draw :: len(parts)] = part
+    return whole
+
+
+def along(forward: Forward, theta: Params, inputs: Inputs, target: Params) -> tuple[Tensor, Tensor]:
+    """Scores [N, C] at θ and their derivative [N, C] in the direction θ - target, in one forward-mode pass. Exact."""
+    scores, tangents = jvp_scores(forward, theta, inputs, [subtract(theta, target)])
+    return scores.double(), tangents[0].double()

@@ -1,0 +1,56 @@
+"""Settings of a bound report: how many examples and draws each number rests on, and the grids the bound pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bounds.types import refuse
+
+ETA_GRID = tuple(2.0**k for k in range(-8, 2))
+"""Absolute grid of the rate η."""
+SIGMA_GRID = tuple(1e-4 * 2.0 ** (k / 2) for k in range(27))
+"""Absolute grid of σ, ratio 2 in σ²: 1e-4 to 0.82."""
+GAMMA = 0.5
+"""Smoothness γ of cross-entropy in the scores."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure. Every example count is per task."""
+
+    held_out: int = 128
+    """Test examples for cross-risk, gradients, transfer error and the sweep."""
+    kernel: int = 48
+    """Examples with a full kernel block K(x, x): so many of the training sample and of the held-out ones."""
+    train: int = 256
+    """Training examples for each expert's own risk; the whole sample if it is smaller."""
+    draws: int = 64
+    """Draws from each linearised posterior (in score space)."""
+    weight_draws: int = 2
+    """Draws from each posterior in weight space (assumed-linear reading)."""
+    points: int = 11
+    """Points of the distance sweep over s in [0, 2]."""
+    delta: float = 0.05
+    """Probability with which the bound may fail."""
+    seed: int = 0
+    """Seed of subsamples and draws."""
+
+    def __post_init__(self) -> None:
+        least: Mapping[str, int] = {
+            "held_out": 4,
+            "kernel": 4,
+            "train": 2,
+            "draws": 2,
+            "weight_draws": 1,
+            "points": 3,
+        }
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                refuse(name, expected=f"at least {value}", got=getattr(self, name), cure="raise it")
+        if self.kernel > self.held_out or self.kernel > self.train:
+            refuse("kernel", expected="at most held_out and train", got=self.kernel, cure="lower it")
+        if self.weight_draws > self.kernel:
+            refuse("weight_draws", expected="at most kernel", got=self.weight_draws, cure="lower it")
+        if not 0 < self.delta < 1:
+            refuse("delta", expected="a probability in (0, 1)", got=self.delta, cure="0.05 is customary")
