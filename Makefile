@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Threads that wait sleep instead of spinning: on cores shared with other work, spinning costs an order of magnitude.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: report test lint clean
 
 # The environment is made again when the project file changes; the marker is touched last, so that an interrupted

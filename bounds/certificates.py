@@ -61,7 +61,8 @@ def held_out(
         n: number of examples.
         delta: failure probability.
         method: "clopper-pearson" (exact for 0-1 loss) or "kl" (kl^-1(errors/n | ln(K/delta)/n)).
-        models_looked_at: K models evaluated on these examples, of which this is one: each pays delta/K.
+        models_looked_at: K, the size of a list of models fixed before these examples are seen, of which this is
+            one: each pays delta/K. A model designed after a look at another's result is on no such list.
 
     Returns:
         Bound = error rate + margin, certified.

@@ -40,7 +40,8 @@ def coefficient_pac_bayes(
         draws: m, independent draws from the final posterior; None when the mean is exact.
         delta_draws: delta', failure probability of the step from draws to mean; ``delta`` when None.
         grid_size: G, length of the list of (prior, s).
-        posteriors_seen: G', posteriors whose draws were looked at (1 if drawn after the posterior was fixed).
+        posteriors_seen: G', a limit set in advance on the posteriors whose draws are looked at, each with fresh
+            noise (1 if drawn after the posterior was fixed).
 
     Returns:
         Bound at delta + delta' (delta alone when exact) = empirical error + Monte-Carlo margin + margin,

@@ -87,7 +87,10 @@ def spectrum(
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the kernel moved: ``rotation`` S(K0, K1) in [0, 1], ``relative_change`` ‖K1 - K0‖ / ‖K0‖."""
+    """How far the kernel moved: ``rotation`` S(K0, K1) in [0, 1], ``relative_change`` ‖K1 - K0‖ / ‖K0‖.
+
+    Estimated by probes, ``rotation`` may leave [0, 1] (up to 2).
+    """
 
     rotation: Estimate
     relative_change: Estimate

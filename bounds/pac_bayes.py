@@ -51,7 +51,7 @@ CE_FLATNESS = 0.4073
 IID = "the n training points are i.i.d. and the prior does not depend on them"
 GRIDS = "eta and sigma are fixed in advance, or chosen on grids paid for in the price"
 QSB = "quadratic self-bounding: E_z[(E_Q l)^2] <= C E_z[E_Q l], C < 2/eta"
-POINCARE = "l is locally Lipschitz in theta and Q is Gaussian (Poincaré inequality)"
+POINCARE = "l is locally Lipschitz in theta, Q is Gaussian (Poincaré inequality) and L(Q) is finite"
 
 
 def _complexity(kl: float, price: float, rate: float) -> Estimate:

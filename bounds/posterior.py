@@ -29,6 +29,8 @@ def union_price(
     blocks: int,
     tied: bool,
     delta: float,
+    *,
+    with_zero: bool = False,
 ) -> float:
     """ln(T G / delta), G = |eta grid| * |sigma grid|^blocks (one factor when sigma is tied), in nats.
 
@@ -37,6 +39,8 @@ def union_price(
         eta_grid: the values eta may be chosen from; None for a bound without eta (the comparators).
         sigma_grid: the values every sigma_b may be chosen from.
         blocks: number of blocks that move (a block frozen by design has sigma 0 and no price).
+        with_zero: sigma_b = 0 may be chosen too, for a block found afterwards not to have moved: one more value
+            per block, or, tied, one factor 2 per block for the pattern of zeros.
         tied: one sigma for all blocks.
         delta: failure probability.
 
@@ -48,8 +52,12 @@ def union_price(
     check_delta(delta)
     sigma_choices = len(checked_grid(sigma_grid, "sigma grid"))
     eta_choices = 1 if eta_grid is None else len(checked_grid(eta_grid, "eta grid"))
-    factors = 1 if tied else check_count(blocks, "number of blocks")
-    log_sizes = math.log(eta_choices) + factors * math.log(sigma_choices)
+    count = check_count(blocks, "number of blocks")
+    if tied:
+        log_sigmas = math.log(sigma_choices) + (count * math.log(2.0) if with_zero else 0.0)
+    else:
+        log_sigmas = count * math.log(sigma_choices + with_zero)
+    log_sizes = math.log(eta_choices) + log_sigmas
     return math.log(check_count(tasks, "number of tasks")) + log_sizes - math.log(delta)
 
 

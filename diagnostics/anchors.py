@@ -52,7 +52,8 @@ def linearised(
 ) -> tuple[Anchors, LinearPosteriors]:
     """Choose each expert's η and σ on the grids and measure (5)'s expert terms in the linearised network.
 
-    The choice reads the moments on one half of the kernel examples, the terms on the other half.
+    The choice reads the moments on one half of the held-out examples, the terms on the other half. A block that did
+    not move gets σ = 0, and since that shows only afterwards, 0 is paid for as one more value of its grid.
 
     Args:
         worlds: the linearised network on each task; displacement j is τ_j.
@@ -61,8 +62,7 @@ def linearised(
         blocks: partition of the posteriors' σ.
         settings: draws, seed, δ.
     """
-    moving = sum(any(bool(delta[n].any()) for delta in task_vectors.deltas for n in names) for names in blocks.values())
-    price = union_price(len(worlds), ETA_GRID, SIGMA_GRID, max(moving, 1), False, settings.delta)
+    price = union_price(len(worlds), ETA_GRID, SIGMA_GRID, len(blocks), False, settings.delta, with_zero=True)
     statistics = []
     for j, world in enumerate(worlds):
         own = mean_over(losses(world.train_scores, world.train_labels), sizes[j])
@@ -71,9 +71,8 @@ def linearised(
 
         def moments(sigma: tuple[float, ...], half: int, world: LinearTask = world, j: int = j) -> Moments:
             draws = world.posterior_scores(j, sigma, settings.draws, settings.seed)
-            gradients = world.gradient_moments(draws)[half::2]
-            risks = losses(draws, world.labels[: draws.shape[1]])[half::2]
-            return Moments(tuple(Estimate.of_mean(column) for column in gradients.T), qsb_constant(risks))
+            gradients = world.gradient_moments(draws)
+            return _moments(gradients, losses(draws, world.labels), half)
 
         choice = choose_posterior(
             own.value,
@@ -84,10 +83,12 @@ def linearised(
             log_price=price,
             eta_grid=ETA_GRID,
             sigma_grid=SIGMA_GRID,
+            gamma=GAMMA,
         )
         reported = moments(choice.sigma, 1)
+        eta = guarded_eta(choice.eta, reported.qsb.value)
         statistics.append(
-            _with_best_eta(own, sizes[j], displacement, kernel, reported.gradient, choice.sigma, reported.qsb, price)
+            AnchorStatistics(own, sizes[j], displacement, kernel, reported.gradient, choice.sigma, eta, reported.qsb)
         )
     posteriors = LinearPosteriors(
         [
@@ -96,44 +97,43 @@ def linearised(
         ]
     )
     table = [
-        torch.stack([losses(draws, world.labels[: draws.shape[1]]) for draws in row], dim=1)
+        torch.stack([losses(draws, world.labels) for draws in row], dim=1)
         for world, row in zip(worlds, posteriors.scores, strict=True)
     ]
     return Anchors(statistics, cross_risk(table), price), posteriors
 
 
-def _with_best_eta(
-    own_risk: Estimate,
-    n: int,
-    displacement_sq: tuple[float, ...],
-    kernel: tuple[Estimate, ...],
-    gradient: tuple[Estimate, ...],
-    sigma: tuple[float, ...],
-    qsb: Estimate,
-    price: float,
-) -> AnchorStatistics:
-    """Statistics at the η of the grid that makes them smallest, among those with ηC < 2 for the C reported.
+def best_eta(statistics: AnchorStatistics, log_price: float) -> float:
+    """Return the η of the grid, with ηC <= 1, at which an expert's part of (5) is smallest for its σ and moments."""
 
-    ηC < 2 must hold for the C that is reported, so η follows it; σ was chosen on other examples.
+    def part(at: AnchorStatistics) -> float:
+        a, b = (factor.value for factor in at.factors)
+        complexity = (at.kl + log_price) / (at.eta * at.n)
+        return a * (at.own_risk.value + at.noise(GAMMA).value + complexity) + b * at.flatness.value
+
+    ceiling = guarded_eta(max(ETA_GRID), statistics.qsb.value)
+    return min((statistics.with_eta(eta) for eta in ETA_GRID if eta <= ceiling), key=part).eta
+
+
+def guarded_eta(eta: float, qsb: float) -> float:
+    """Return the largest η of the grid that is at most ``eta`` and has ηC <= 1 for the C reported, so that A <= 2.
+
+    C is read on other examples than those η was chosen on, and ηC < 2 must hold for the C in the bound.
+
+    Raises:
+        InputError: C too large for every η of the grid.
     """
-    choices = [
-        AnchorStatistics(own_risk, n, displacement_sq, kernel, gradient, sigma, eta, qsb)
-        for eta in ETA_GRID
-        if eta * qsb.value < 2
-    ]
-    if not choices:
+    allowed = [value for value in ETA_GRID if value <= eta and value * qsb <= 1]
+    if not allowed:
         refuse(
-            "QSB constant C",
-            expected=f"below 2/η for the smallest η = {min(ETA_GRID)}",
-            got=qsb.value,
-            cure="give the experts a bounded or smaller loss",
+            "QSB constant C", expected=f"at most {1 / min(ETA_GRID):g}", got=qsb, cure="report on a smaller loss range"
         )
+    return max(allowed)
 
-    def size(at: AnchorStatistics) -> float:
-        (a, b), per_example = at.factors, (at.kl + price) / (at.eta * at.n)
-        return a.value * (at.own_risk.value + at.noise(GAMMA).value + per_example) + b.value * at.flatness.value
 
-    return min(choices, key=size)
+def _moments(gradients: Tensor, risks: Tensor, half: int) -> Moments:
+    """Gradient moments and C on every second example, from per-example values [N, B] and [N]."""
+    return Moments(tuple(Estimate.of_mean(column) for column in gradients[half::2].T), qsb_constant(risks[half::2]))
 
 
 def assumed_linear(
@@ -153,16 +153,19 @@ def assumed_linear(
         sample = subsample(task.train, settings.train, settings.seed)
         assert sample.labels is not None
         own = losses(score(task.forward, task_vectors.expert(j), sample.inputs).double(), sample.labels)
+        chosen, reported = (_moments(draws.gradients[j], table[j][:, j], half) for half in (0, 1))
+        own_risk = mean_over(own, len(task.train))
+        eta = best_eta(
+            replace(anchor, own_risk=own_risk, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb),
+            linear.log_price,
+        )
         statistics.append(
-            _with_best_eta(
-                mean_over(own, len(task.train)),
-                anchor.n,
-                anchor.displacement_sq,
-                anchor.kernel,
-                tuple(Estimate.of_mean(column) for column in draws.gradients[j].T),
-                anchor.sigma,
-                qsb_constant(table[j][:, j]),
-                linear.log_price,
+            replace(
+                anchor,
+                own_risk=own_risk,
+                gradient=reported.gradient,
+                qsb=reported.qsb,
+                eta=guarded_eta(eta, reported.qsb.value),
             )
         )
     return Anchors(statistics, cross_risk(table), linear.log_price)

@@ -91,7 +91,7 @@ def cosine_head(tower: nn.Module, dimension: int) -> tuple[Forward, Params]:
 def vit_b32() -> tuple[Forward, Params]:
     """Build the visual tower of ViT-B/32 with random weights."""
     logging.disable(logging.WARNING)  # open_clip warns that no pretrained weights were asked for
-    tower = open_clip.create_model("ViT-B-32").visual
+    tower: Any = open_clip.create_model("ViT-B-32").visual
     logging.disable(logging.NOTSET)
     return cosine_head(tower, 512)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from bounds.types import refuse
 from diagnostics.figures import write_figures
@@ -20,7 +19,7 @@ from diagnostics.settings import Settings
 from diagnostics.text import print_report
 from merging import suites
 from merging.artifact import load
-from merging.commands import run, track
+from merging.commands import console, run, track
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ def report(command: Command) -> None:
     command.out.mkdir(exist_ok=True)
     write_json(result, command.out / "report.json")
     paths = write_figures(result, command.out)
-    console = Console()
-    print_report(result, console)
-    console.print()
-    console.print(
+    output = console()
+    print_report(result, output)
+    output.print()
+    output.print(
         f"{command.out / 'report.json'} and {len(paths)} figures, {sum(result.seconds.values()):.0f} s",
         highlight=False,
     )

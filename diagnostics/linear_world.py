@@ -25,9 +25,9 @@ class LinearTask:
     """The linearised network on one task.
 
     ``held_out`` are N examples of the task's test split: ``scores0`` [N, C] = f_0, ``tangents`` [D, N, C] = J(x)d for
-    each displacement d (τ_1..τ_T, then θ_m - θ_0), ``kernel`` [M, B, C, C] = per-block K_b(x, x) of the first M of them
-    (centred). ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``;
-    ``train_trace`` [M', B] = tr K_b on part of it.
+    each displacement d (τ_1..τ_T, then θ_m - θ_0), ``kernel`` [N, B, C, C] = per-block K_b(x, x) (centred).
+    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``;
+    ``train_trace`` [M, B] = tr K_b on the first M of it.
     """
 
     held_out: Sample
@@ -49,19 +49,23 @@ class LinearTask:
         return self.scores0 + scale * self.tangents[displacement]
 
     def posterior_scores(self, anchor: int, sigma: Sequence[float], draws: int, seed: int) -> Tensor:
-        """Draws [S, M, C] of f^lin under N(θ_anchor, Σ_b σ_b² I) on the first M held-out examples."""
+        """Draws [S, N, C] of f^lin under N(θ_anchor, Σ_b σ_b² I) on the held-out examples.
+
+        Draws come in pairs mean ± noise, so that their mean is exactly f^lin at the anchor: heterogeneity, gap and
+        gain then cancel on the sample as they do in the population (docs/theory.md (5a)).
+        """
         variance = torch.as_tensor(sigma, dtype=self.kernel.dtype).square()
         covariance = torch.einsum("b,nbcd->ncd", variance, self.kernel)
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(draws, *covariance.shape[:2], generator=generator, dtype=self.kernel.dtype)
-        mean = self.scores(anchor)[: len(self.kernel)]
-        return mean + torch.einsum("nij,snj->sni", root, noise)
+        half = torch.randn((draws + 1) // 2, *covariance.shape[:2], generator=generator, dtype=self.kernel.dtype)
+        noise = torch.cat([half, -half])
+        return self.scores(anchor) + torch.einsum("nij,snj->sni", root, noise)
 
     def gradient_moments(self, scores: Tensor) -> Tensor:
-        """E_Q‖∇_b ℓ^lin‖² of cross-entropy [M, B] from draws of the scores [S, M, C]: (p - e_y)^T K_b (p - e_y)."""
-        errors = scores.softmax(dim=-1) - F.one_hot(self.labels[: len(self.kernel)], scores.shape[-1])
+        """E_Q‖∇_b ℓ^lin‖² of cross-entropy [N, B] from draws of the scores [S, N, C]: (p - e_y)^T K_b (p - e_y)."""
+        errors = scores.softmax(dim=-1) - F.one_hot(self.labels, scores.shape[-1])
         second = torch.einsum("snc,snd->ncd", errors, errors) / len(scores)
         return torch.einsum("ncd,nbcd->nb", second, self.kernel)
 
@@ -93,23 +97,23 @@ def measure(
         displacements: D directions in weight space.
         blocks: partition for kernels.
         held_out: examples N of the test split (all if fewer).
-        kernel: of these, examples M with kernel blocks; as many of S_t.
+        kernel: examples M of S_t for the trace of the kernel.
         train: subsample of S_t for the expert's own risk.
         seed: of the subsamples.
     """
     test, sample = subsample(task.test, held_out, seed), subsample(task.train, train, seed)
     scores0, tangents = jvp_scores(task.forward, base, test.inputs, displacements)
     train0, own_tangent = jvp_scores(task.forward, base, sample.inputs, [displacements[own]])
-    blocks_of = lambda s: ntk.example_blocks(task.forward, base, s.take(slice(kernel)).inputs, blocks=blocks)  # noqa: E731
+    traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
     assert sample.labels is not None
     return LinearTask(
         held_out=test,
         scores0=scores0.double(),
         tangents=tangents.double(),
-        kernel=blocks_of(test).double(),
+        kernel=ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double(),
         train_scores=(train0 + own_tangent[0]).double(),
         train_labels=sample.labels,
-        train_trace=torch.einsum("nbcc->nb", blocks_of(sample)).double(),
+        train_trace=traced.values.double(),
     )
 
 

@@ -89,7 +89,10 @@ def assumed_linear_terms(
 
 @dataclass(frozen=True)
 class Transfer:
-    """How far f is from f^lin at one point: ε⁺ and ε of (7), and the residual ‖f - f^lin‖/‖f - f_0‖ over all tasks."""
+    """How far f is from f^lin at one point: ε⁺ and ε of (7), and the residual ‖f - f^lin‖/‖f - f_0‖ over all tasks.
+
+    The residual is of centred scores: cross-entropy does not see a constant added to all of them.
+    """
 
     positive: Estimate
     absolute: Estimate
@@ -100,11 +103,12 @@ def transfer_terms(
     worlds: Sequence[LinearTask], network: NetworkAtPoint, scale: float, alpha: Sequence[float]
 ) -> Transfer:
     """Transfer error and residual at θ_0 + scale · (θ_m - θ_0); no labels are used."""
-    errors = [transfer_error(f, w.scores(-1, scale)) for f, w in zip(network.scores, worlds, strict=True)]
-    flat = [
-        torch.cat([part.flatten() for part in parts]).unsqueeze(0)
+    centred = [
+        [part - part.mean(dim=1, keepdim=True) for part in parts]
         for parts in (network.scores, [w.scores(-1, scale) for w in worlds], [w.scores0 for w in worlds])
     ]
+    errors = [transfer_error(f, w.scores(-1, scale)) for f, w in zip(network.scores, worlds, strict=True)]
+    flat = [torch.cat([part.flatten() for part in parts]).unsqueeze(0) for parts in centred]
     return Transfer(
         _average([e.positive for e in errors], alpha),
         _average([e.absolute for e in errors], alpha),
@@ -119,8 +123,8 @@ def _derivative(scores: Tensor, labels: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _divergence(scores: Tensor, draws: Tensor) -> Tensor:
-    """E_θ KL(p ‖ p_θ) [M], from the scores [N, C] of p and draws [S, M, C] on the first M of the examples."""
-    logs = scores[: draws.shape[1]].log_softmax(dim=-1)
+    """E_θ KL(p ‖ p_θ) [N], from the scores [N, C] of p and draws [S, N, C]."""
+    logs = scores.log_softmax(dim=-1)
     return (logs.exp() * (logs - draws.log_softmax(dim=-1))).sum(dim=-1).mean(dim=0)
 
 

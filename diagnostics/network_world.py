@@ -25,7 +25,7 @@ class PosteriorDraws:
     """Scores of every task under sampled weights of every posterior.
 
     ``scores[i][j]`` [N_i, C_i]: task i's held-out examples under θ ~ Q_j (one draw per share of examples);
-    ``gradients[j]`` [M, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i].
+    ``gradients[j]`` [N_j, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i].
     """
 
     scores: Sequence[Sequence[Tensor]]
@@ -50,7 +50,6 @@ def sample_posteriors(
     blocks: Blocks,
     *,
     draws: int,
-    gradient_examples: int,
     seed: int,
     posteriors: Iterable[int],
 ) -> PosteriorDraws:
@@ -63,7 +62,6 @@ def sample_posteriors(
         sigmas: per posterior, σ per block.
         blocks: the partition σ refers to.
         draws: weights drawn per posterior.
-        gradient_examples: examples of task j for the gradients under Q_j.
         seed: of the draws.
         posteriors: the indices 0..T-1, possibly wrapped in a progress bar.
     """
@@ -75,13 +73,11 @@ def sample_posteriors(
         for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
             parts = [score(task.forward, theta, _share(sample, d, draws).inputs) for d, theta in enumerate(thetas)]
             scores[i][j] = _interleave(parts, len(sample)).double()
-        own = held_out[j].take(slice(gradient_examples))
-        gradients[j] = torch.cat(
-            [
-                gradient_second_moment(tasks[j].forward, theta, _share(own, d, draws), blocks=blocks).double()
-                for d, theta in enumerate(thetas)
-            ]
-        )
+        squares = [
+            gradient_second_moment(tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks)
+            for d, theta in enumerate(thetas)
+        ]
+        gradients[j] = _interleave(squares, len(held_out[j])).double()
     labels = [sample.labels for sample in held_out if sample.labels is not None]
     return PosteriorDraws(scores, gradients, labels)
 

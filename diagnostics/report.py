@@ -123,7 +123,6 @@ def build(suite: Suite, artifact: MergeArtifact, settings: Settings, track: Trac
         [s.sigma for s in linear.statistics],
         blocks,
         draws=settings.weight_draws,
-        gradient_examples=settings.kernel,
         seed=settings.seed,
         posteriors=track(range(count), "sampling posteriors"),
     )

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from merging import suites
 from merging.artifact import MergeArtifact, check_destination, save
-from merging.commands import run, track
+from merging.commands import console, run, track
 from merging.evaluation import accuracy_table, evaluate
 from merging.methods import METHODS, merge, method_settings
 from merging.suites import Suite
@@ -77,9 +76,9 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
 
 def _print_table(suite: Suite, artifact: MergeArtifact, out: Path) -> None:
     rows, _ = evaluate(suite, artifact.merged, track)
-    console = Console()
-    console.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
-    console.print(f"{out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False)
+    output = console()
+    output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
+    output.print(f"{out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False)
 
 
 def _shown(artifact: MergeArtifact) -> str:

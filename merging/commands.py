@@ -31,9 +31,15 @@ def run(command: Callable[[], None]) -> int:
     return 0
 
 
+def console() -> Console:
+    """Console for tables: as wide as the terminal, 120 columns where there is none."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=120)
+
+
 def track(steps: Iterable[int], description: str) -> Iterable[int]:
     """Go through ``steps`` with a progress bar and the remaining time on stderr; nothing if that is no terminal."""
-    console = Console(stderr=True)
+    errors = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,5 +47,5 @@ def track(steps: Iterable[int], description: str) -> Iterable[int]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         yield from progress.track(list(steps), description=description)

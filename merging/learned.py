@@ -35,13 +35,13 @@ class LearnedSettings:
     """Radius ρ of the perturbation, in the norm of the space it acts in."""
     granularity: Granularity = "tensor"
     """One coefficient per task and ... task, block or tensor."""
-    steps: int = 200
+    steps: int = 60
     """Optimiser steps."""
     batch: int = 8
     """Examples of each task in a step."""
     examples: int = 64
     """k: unlabelled calibration examples of each task."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """Adam's learning rate on λ."""
     weight_decay: float = 0.0
     """Adam's L2 penalty on λ."""

@@ -34,7 +34,7 @@ def load(folder: Path = FILES) -> Suite:
     clip: Any = build_clip(manifest["model"])
     clip.load_state_dict(read_safetensors(folder / "clip.safetensors"))
     tokenizer = build_tokenizer(folder / "bpe_vocabulary.txt.gz", manifest["model"]["text_cfg"]["context_length"])
-    scale, size = float(clip.logit_scale.exp()), manifest["model"]["vision_cfg"]["image_size"]
+    scale, size = float(clip.logit_scale.detach().exp()), manifest["model"]["vision_cfg"]["image_size"]
     base = {name: value.detach() for name, value in clip.visual.named_parameters()}
     tasks, experts = [], {}
     for entry in manifest["tasks"]:

@@ -64,7 +64,7 @@ class Settings(TrainingSettings):
     """Test images kept of each task, at most."""
     width: int = 192
     """Width of the image tower (4 layers, patch 8, 32 x 32 pixels)."""
-    threads: int = 4
+    threads: int = 3
     """Threads of the pretraining; experts are trained side by side, one thread each."""
 
 

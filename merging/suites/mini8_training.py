@@ -161,7 +161,7 @@ def train_expert(job: ExpertJob) -> tuple[str, list[float]]:
     torch.set_num_threads(1)
     clip = seeded_clip(config, settings.seed)
     clip.load_state_dict(read_safetensors(job.folder / "clip.safetensors"))
-    visual, scale, size = clip.visual, float(clip.logit_scale.exp()), config["vision_cfg"]["image_size"]
+    visual, scale, size = clip.visual, float(clip.logit_scale.detach().exp()), config["vision_cfg"]["image_size"]
     head = zero_shot_head(clip, tokenizer(job.folder, config), TASKS[name].class_names, TASKS[name].templates)
     _, base = classifier(visual, head, scale, size)
     sample = mini8.read_splits(job.folder / f"{name}.npz")["train"]

@@ -5,6 +5,7 @@ import torch
 
 from bounds import curvature
 from bounds.autodiff import differentiable
+from bounds.lanczos import largest_eigenvalues
 from bounds.types import InputError, Sample
 from tests import oracles
 from tests.tolerances import assert_near
@@ -89,6 +90,14 @@ def test_trace_follows_the_generator():
         return curvature.curvature_trace(forward, params, sample, probes=2, generator=generator).value
 
     assert run(1) == run(1) != run(2)
+
+
+def test_largest_means_most_positive_unless_magnitude_is_asked_for():
+    diagonal = torch.tensor([-5.0, 1.0, 2.0, 0.5], dtype=torch.float64)
+    options: Any = {"like": diagonal}
+    assert_near(largest_eigenvalues(lambda v: diagonal * v, 4, 2, **options), torch.tensor([2.0, 1.0]))
+    assert_near(largest_eigenvalues(lambda v: diagonal * v, 4, 1, which="LM", **options), diagonal[:1])
+    assert largest_eigenvalues(lambda v: -3 * v, 1, 1, **options).item() == -3.0
 
 
 def test_top_eigenvalue_in_float32():

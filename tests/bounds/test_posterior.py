@@ -145,3 +145,10 @@ def test_choose_posterior_reads_moments_at_the_sigma_it_returns():
     assert len(calls) - 1 == len(set(calls)), "each sigma is read once"
     with pytest.raises(InputError):
         choose_posterior(0.2, (1.0,), (8.0,), moments, n=900, log_price=6.0, eta_grid=(9.0,), sigma_grid=sigmas)
+
+
+def test_union_price_with_zero_counts_one_more_value_per_block():
+    free = union_price(1, [1.0], [0.1, 0.2, 0.3], 2, False, 0.5, with_zero=True)
+    assert free == pytest.approx(math.log(4**2 / 0.5))
+    tied = union_price(1, [1.0], [0.1, 0.2, 0.3], 2, True, 0.5, with_zero=True)
+    assert tied == pytest.approx(math.log(3 * 2**2 / 0.5))

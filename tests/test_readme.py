@@ -1,0 +1,43 @@
+"""README's code runs as it stands, and its commands are those of the Makefile."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_example_runs_and_is_short(capsys):
+    (code,) = blocks("python")
+    body = code.split("\n\n", 1)[1]
+    assert len(body.strip().splitlines()) <= 15
+    exec(compile(code, "README.md", "exec"), {})
+    assert "Bound (5)" in capsys.readouterr().out
+
+
+def test_the_commands_are_those_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in "\n".join(blocks("bash")).splitlines():
+        command = line.split("#")[0].strip()
+        if command.startswith("make "):
+            assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE), command
+        elif command.startswith(("python -m merging", "python -m diagnostics")):
+            assert f"$(BIN)/{command}" in makefile, command
+
+
+def test_files_it_names_exist():
+    for name in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / name).is_file(), name
+
+
+def test_modules_it_names_exist():
+    import importlib
+
+    for dotted in re.findall(r"`((?:bounds|merging|diagnostics)(?:\.\w+)+)`", README):
+        module, _, name = dotted.rpartition(".")
+        if not (ROOT / (dotted.replace(".", "/") + ".py")).is_file() and not (ROOT / dotted.replace(".", "/")).is_dir():
+            assert hasattr(importlib.import_module(module), name), dotted
