@@ -13,11 +13,10 @@ from bounds.pac_bayes import qsb_constant
 from bounds.posterior import union_price
 from bounds.theorems import AnchorStatistics, Moments, choose_posterior
 from bounds.types import Blocks, Estimate, refuse
-from diagnostics.linear_world import LinearTask, losses, subsample
+from diagnostics.linear_world import LinearTask, losses
 from diagnostics.network_world import PosteriorDraws
 from diagnostics.settings import ETA_GRID, GAMMA, SIGMA_GRID, Settings
 from merging.params import squared_norms
-from merging.task import Task, score
 from merging.task_vectors import TaskVectors
 
 
@@ -136,33 +135,25 @@ def _with_best_eta(
     return min(choices, key=size)
 
 
-def assumed_linear(
-    linear: Anchors,
-    draws: PosteriorDraws,
-    tasks: Sequence[Task],
-    task_vectors: TaskVectors,
-    settings: Settings,
-) -> Anchors:
+def assumed_linear(linear: Anchors, draws: PosteriorDraws, sizes: Sequence[int]) -> Anchors:
     """Read the same posteriors with the real network f in place of f^lin: risks, flatness, C, cross-risk are f's."""
     table = [
         torch.stack([losses(scores, labels) for scores in row], dim=1)
         for row, labels in zip(draws.scores, draws.labels, strict=True)
     ]
-    statistics = []
-    for j, (anchor, task) in enumerate(zip(linear.statistics, tasks, strict=True)):
-        sample = subsample(task.train, settings.train, settings.seed)
-        assert sample.labels is not None
-        own = losses(score(task.forward, task_vectors.expert(j), sample.inputs).double(), sample.labels)
-        statistics.append(
-            _with_best_eta(
-                mean_over(own, len(task.train)),
-                anchor.n,
-                anchor.displacement_sq,
-                anchor.kernel,
-                tuple(Estimate.of_mean(column) for column in draws.gradients[j].T),
-                anchor.sigma,
-                qsb_constant(table[j][:, j]),
-                linear.log_price,
-            )
+    statistics = [
+        _with_best_eta(
+            mean_over(own, size),
+            anchor.n,
+            anchor.displacement_sq,
+            anchor.kernel,
+            tuple(Estimate.of_mean(column) for column in gradients.T),
+            anchor.sigma,
+            qsb_constant(table[j][:, j]),
+            linear.log_price,
         )
+        for j, (anchor, own, gradients, size) in enumerate(
+            zip(linear.statistics, draws.own, draws.gradients, sizes, strict=True)
+        )
+    ]
     return Anchors(statistics, cross_risk(table), linear.log_price)
