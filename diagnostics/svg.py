@@ -15,7 +15,8 @@ def element(text: str, name: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r'<svg role="img" \1\2', text, count=1)
+    head, body = text.split(">", 1)
+    return re.sub(r'\s(width|height)="[^"]*"', "", head).replace("<svg", '<svg role="img"') + ">" + body
 
 
 def on_page(svg: str) -> str:

@@ -67,9 +67,10 @@ def cross_risk(report: Report, merge: MergeReport) -> Figure:
     risk, count = np.array(table.risk), len(report.tasks)
     figure = new_figure(1.6 + 0.42 * count)
     axes = figure.subplots()
-    image = axes.imshow(risk, cmap="cividis", aspect="auto")
+    image = axes.pcolormesh(np.arange(count), np.arange(count), risk, cmap="cividis", shading="nearest")
     axes.set_xticks(range(count), report.tasks, rotation=40, ha="right")
     axes.set_yticks(range(count), report.tasks)
+    axes.invert_yaxis()
     axes.set_xlabel("posterior of expert j")
     axes.set_ylabel("task i")
     middle = (risk.min() + risk.max()) / 2
@@ -80,6 +81,7 @@ def cross_risk(report: Report, merge: MergeReport) -> Figure:
     axes.spines[:].set_visible(False)
     n = min(table.examples)
     bar = figure.colorbar(image, shrink=0.8)
+    bar.solids.set_rasterized(False)
     bar.set_label(f"R_ij: cross-entropy (nats), n = {n} per task")
     return figure
 
