@@ -33,6 +33,14 @@ Apply = Callable[[nn.Module, Inputs], Tensor]
 
 
 @contextmanager
+def without_jit_warning() -> Iterator[None]:
+    """Silence one warning that is no concern of the user: a library's own use of the deprecated torch.jit.script."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+        yield
+
+
+@contextmanager
 def differentiable() -> Iterator[None]:
     """Make attention differentiable in every mode and order: MATH attention, no MHA fast path, no autocast.
 
@@ -43,8 +51,7 @@ def differentiable() -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(warnings.catch_warnings())  # torch's own jvp raises this one on its first use
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+        stack.enter_context(without_jit_warning())  # torch's own jvp raises it on its first use
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

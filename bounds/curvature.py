@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
-from curvlinops import GGNLinearOperator, HessianLinearOperator
 from torch import Generator, Tensor, nn
 
-from bounds.autodiff import check_blocks, check_displacement, check_inputs, differentiable
+from bounds.autodiff import check_blocks, check_displacement, check_inputs, differentiable, without_jit_warning
 from bounds.empirical_loss import Loss, cross_entropy, pointwise, prepare
 from bounds.lanczos import largest_eigenvalues
 from bounds.products import BATCH_SIZE, spans
 from bounds.sharpness import coefficient_gradient
 from bounds.types import Blocks, Estimate, Forward, Inputs, Params, Sample, refuse
+
+with without_jit_warning():
+    from curvlinops import GGNLinearOperator, HessianLinearOperator
 
 Matrix: TypeAlias = Literal["hessian", "ggn"]
 Operator: TypeAlias = HessianLinearOperator | GGNLinearOperator

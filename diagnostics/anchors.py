@@ -13,11 +13,10 @@ from bounds.pac_bayes import qsb_constant
 from bounds.posterior import union_price
 from bounds.theorems import AnchorStatistics, Moments, choose_posterior
 from bounds.types import Blocks, Estimate, refuse
-from diagnostics.linear_world import LinearTask, losses, subsample
+from diagnostics.linear_world import LinearTask, losses
 from diagnostics.network_world import PosteriorDraws
 from diagnostics.settings import ETA_GRID, GAMMA, SIGMA_GRID, Settings
 from merging.params import squared_norms
-from merging.task import Task, score
 from merging.task_vectors import TaskVectors
 
 
@@ -136,33 +135,25 @@ def _moments(gradients: Tensor, risks: Tensor, half: int) -> Moments:
     return Moments(tuple(Estimate.of_mean(column) for column in gradients[half::2].T), qsb_constant(risks[half::2]))
 
 
-def assumed_linear(
-    linear: Anchors,
-    draws: PosteriorDraws,
-    tasks: Sequence[Task],
-    task_vectors: TaskVectors,
-    settings: Settings,
-) -> Anchors:
+def assumed_linear(linear: Anchors, draws: PosteriorDraws, sizes: Sequence[int]) -> Anchors:
     """Read the same posteriors with the real network f in place of f^lin: risks, flatness, C, cross-risk are f's."""
     table = [
         torch.stack([losses(scores, labels) for scores in row], dim=1)
         for row, labels in zip(draws.scores, draws.labels, strict=True)
     ]
     statistics = []
-    for j, (anchor, task) in enumerate(zip(linear.statistics, tasks, strict=True)):
-        sample = subsample(task.train, settings.train, settings.seed)
-        assert sample.labels is not None
-        own = losses(score(task.forward, task_vectors.expert(j), sample.inputs).double(), sample.labels)
-        chosen, reported = (_moments(draws.gradients[j], table[j][:, j], half) for half in (0, 1))
-        own_risk = mean_over(own, len(task.train))
+    for j, (anchor, losses_at_expert, gradients, size) in enumerate(
+        zip(linear.statistics, draws.own, draws.gradients, sizes, strict=True)
+    ):
+        own = mean_over(losses_at_expert, size)
+        chosen, reported = (_moments(gradients, table[j][:, j], half) for half in (0, 1))
         eta = best_eta(
-            replace(anchor, own_risk=own_risk, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb),
-            linear.log_price,
+            replace(anchor, own_risk=own, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb), linear.log_price
         )
         statistics.append(
             replace(
                 anchor,
-                own_risk=own_risk,
+                own_risk=own,
                 gradient=reported.gradient,
                 qsb=reported.qsb,
                 eta=guarded_eta(eta, reported.qsb.value),

@@ -2,76 +2,211 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
+from rich.console import Console
 
-from bounds.types import refuse
-from diagnostics.figures import write_figures
-from diagnostics.report import build
-from diagnostics.serialise import write_json
+from bounds.types import InputError, refuse
+from diagnostics.cache import Cache, digest, write
+from diagnostics.page import Drawings, draw, render
+from diagnostics.plain import from_plain, to_plain
+from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
+from diagnostics.svg import standalone
 from diagnostics.text import print_report
+from diagnostics.workers import available
+from diagnostics.workspace import Subject, Workspace, check_device
 from merging import suites
 from merging.artifact import load
-from merging.commands import console, run, track
+from merging.commands import run, track
 
 
 @dataclass(frozen=True)
 class Command:
-    """Report the bound of a merge: terminal tables, report.json and figures."""
+    """Report the bound of one merge, or of several side by side: a page, report.json, figures, terminal tables."""
 
-    merged: Path
-    """The artifact made by python -m merging."""
+    merged: tuple[Path, ...]
+    """Artifacts made by python -m merging, from the same suite."""
     out: Path = Path("report")
-    """Folder for report.json and the figures."""
+    """Folder for report.html, report.json, figures and the cache."""
+    json: str | None = None
+    """Write the JSON here too; - writes it to standard output and nothing else."""
+    sections: tuple[str, ...] = ()
+    """Only these: accuracy bound heterogeneity distillation certificates sweep flatness entk (default: all)."""
+    budget_seconds: float | None = None
+    """Begin no section after so many seconds; what is missing is named, and a later run goes on from there."""
+    device: str = "cpu"
+    """Device of PyTorch, e.g. cuda."""
+    workers: int | None = None
+    """Processes (default: one per CPU; 1 on other devices)."""
+    alpha: tuple[float, ...] = ()
+    """Evaluation weight of each task, summing to 1 (default: equal)."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] == "show":
+        return show(arguments[1:])
     command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")
     return run(lambda: report(command))
 
 
 def report(command: Command) -> None:
     """Load, measure, write and print."""
-    artifact = load(command.merged)
-    _check_folder(command.out)
-    if not artifact.suite:
+    started = time.perf_counter()
+    if command.json not in (None, "-"):
+        _check_file(Path(command.json))
+    workspace = prepare(
+        command.merged, command.out, command.settings, command.alpha, command.device, command.workers, command.sections
+    )
+    result = build(workspace, command.sections, command.budget_seconds)
+    text = json.dumps(to_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    figures = _write(result, text, command, workspace)
+    if command.json == "-":
+        sys.stdout.write(text)
+        return
+    console = Console()
+    print_report(result, console)
+    console.print()
+    files = f"{command.out / 'report.html'}, report.json and {figures} figures"
+    console.print(f"{files}, {time.perf_counter() - started:.0f} s", highlight=False)
+
+
+def prepare(
+    merged: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    alpha: Sequence[float],
+    device: str,
+    workers: int | None,
+    sections: Sequence[str] = (),
+) -> Workspace:
+    """Check everything that can be checked at once, and return the workspace.
+
+    Raises:
+        InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
+    """
+    subjects = read_subjects(merged)
+    check_sections(sections)
+    check_subjects(subjects)
+    check_folder(out)
+    if workers is not None and workers < 1:
+        refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
+    count = 1 if check_device(device) != "cpu" else workers or available()
+    if count > 1:
+        torch.set_num_threads(1)
+    suite = subjects[0].artifact.suite
+    if suite not in suites.SUITES:
         refuse(
-            f"artifact {command.merged}",
-            expected="the name of a suite",
-            got="none",
-            cure="call diagnostics.report.build with your own Suite",
+            f"artifact {subjects[0].file}",
+            expected=f"the name of a suite: {' or '.join(suites.SUITES)}",
+            got=repr(suite) if suite else "none",
+            cure="build a diagnostics.workspace.Workspace with your own Suite",
         )
-    result = build(suites.load(artifact.suite), artifact, command.settings, track)
-    command.out.mkdir(exist_ok=True)
-    write_json(result, command.out / "report.json")
-    paths = write_figures(result, command.out)
-    output = console()
-    print_report(result, output)
-    output.print()
-    output.print(
-        f"{command.out / 'report.json'} and {len(paths)} figures, {sum(result.seconds.values()):.0f} s",
-        highlight=False,
+    return Workspace(
+        subjects,
+        lambda: suites.load(suite),
+        settings,
+        Cache(out / "cache"),
+        alpha,
+        workers=count,
+        device=device,
+        track=track,
     )
 
 
-def _check_folder(folder: Path) -> None:
+def read_subjects(paths: Sequence[Path]) -> list[Subject]:
+    """Read artifacts; a column is headed by the method, or by the file's name where methods repeat.
+
+    Raises:
+        InputError: as ``merging.artifact.load``; the same file twice.
+    """
+    if len({p.resolve() for p in paths}) < len(paths):
+        refuse("--merged", expected="different files", got="one file twice", cure="name each artifact once")
+    artifacts = [load(path) for path in paths]
+    methods = [a.method for a in artifacts]
+    stems = [p.stem for p in paths]
+    labels = methods if len(set(methods)) == len(methods) else stems if len(set(stems)) == len(stems) else paths
+    return [Subject(str(label), str(path), a) for label, path, a in zip(labels, paths, artifacts, strict=True)]
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a report can be written into ``folder``, whose parent must exist.
+
+    Raises:
+        InputError: it cannot.
+    """
     parent = folder if folder.exists() else folder.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        refuse(
-            f"report folder {folder}",
-            expected="a folder that can be made and written",
-            got=f"{parent}",
-            cure="choose another --out",
-        )
+        cure = "choose another --out"
+        refuse(f"report folder {folder}", expected="a folder that can be made and written", got=parent, cure=cure)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        got = "a folder" if path.is_dir() else f"{path.parent}"
+        refuse(f"--json {path}", expected="a file in a writable folder, or -", got=got, cure="choose another place")
+
+
+def _write(result: Report, text: str, command: Command, workspace: Workspace) -> int:
+    """Write page, JSON and figures; drawings are kept in the cache. Returns the number of figures."""
+    command.out.mkdir(exist_ok=True)
+    numbers = {k: v for k, v in to_plain(result).items() if k != "provenance"}
+    drawings = workspace.cache.data(Drawings, "figures", digest(numbers), lambda: draw(result))
+    (command.out / "figures").mkdir(exist_ok=True)
+    for name, svg in drawings.figures.items():
+        write(command.out / "figures" / f"{name}.svg", standalone(svg).encode())
+    write(command.out / "report.html", render(result, drawings).encode())
+    write(command.out / "report.json", text.encode())
+    if command.json not in (None, "-"):
+        write(Path(command.json), text.encode())
+    return len(drawings.figures)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print a report.json as tables."""
+
+    report: Annotated[Path, tyro.conf.Positional]
+    """The file."""
+
+
+def show(arguments: Sequence[str]) -> int:
+    """``mergebound report show report.json``; return the exit status."""
+    command = tyro.cli(Show, args=arguments, prog="mergebound report show")
+    return run(lambda: print_report(read_report(command.report), Console()))
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json.
+
+    Raises:
+        InputError: no such file, not JSON, another schema or other fields.
+    """
+    cure = "make one with python -m diagnostics.bound_report"
+    what, expected = f"report {path}", f"a file of schema {SCHEMA}"
+    if not path.is_file():
+        refuse(what, expected=expected, got="no such file", cure=cure)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA:
+            refuse(what, expected=expected, got=content.get("schema", "no schema"), cure=cure)
+        return from_plain(Report, content)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        refuse(what, expected=expected, got=str(error).splitlines()[0][:100], cure=cure)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from diagnostics import bound_report
+from diagnostics import bound_report, sweep
 from merging.__main__ import main as merge
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "merge": (merge, "merge the experts of a suite (python -m merging)"),
-    "report": (bound_report.main, "report the bound of a merge (python -m diagnostics.bound_report)"),
+    "report": (
+        bound_report.main,
+        "report the bound of merges (python -m diagnostics.bound_report); report show FILE prints a report.json",
+    ),
+    "sweep": (sweep.main, "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
 }
 
 

@@ -8,7 +8,7 @@ Q_j is therefore an average over draws of C numbers per example; no weights are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +40,13 @@ class LinearTask:
 
     @property
     def labels(self) -> Tensor:
-        """Labels of the held-out examples [N]."""
+        """Labels of the held-out examples [N], on the CPU like everything measured."""
         assert self.held_out.labels is not None
-        return self.held_out.labels
+        return self.held_out.labels.cpu()
+
+    def towards(self, tangents: Tensor) -> LinearTask:
+        """Return the same world with one more displacement, last, whose J(x)d is ``tangents`` [N, C]."""
+        return replace(self, tangents=torch.cat([self.tangents, tangents.unsqueeze(0)]))
 
     def scores(self, displacement: int, scale: float = 1.0) -> Tensor:
         """f^lin [N, C] at θ_0 + scale · displacement."""
@@ -108,12 +112,12 @@ def measure(
     assert sample.labels is not None
     return LinearTask(
         held_out=test,
-        scores0=scores0.double(),
-        tangents=tangents.double(),
-        kernel=ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double(),
-        train_scores=(train0 + own_tangent[0]).double(),
-        train_labels=sample.labels,
-        train_trace=traced.values.double(),
+        scores0=scores0.double().cpu(),
+        tangents=tangents.double().cpu(),
+        kernel=ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double().cpu(),
+        train_scores=(train0 + own_tangent[0]).double().cpu(),
+        train_labels=sample.labels.cpu(),
+        train_trace=traced.values.double().cpu(),
     )
 
 

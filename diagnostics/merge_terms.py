@@ -19,11 +19,16 @@ from merging.task import Task
 
 @dataclass(frozen=True)
 class MergeTerms:
-    """What one reading says about one point θ: gap and gain of (5), the reading's own risk there."""
+    """What one reading says about one point θ: gap and gain of (5), the reading's own risk there.
+
+    ``gap_values[i]`` [N_i] and ``gain_values[i]`` [M_i] are task i's examples, of which the two are α-weighted means.
+    """
 
     gap: Estimate
     gain: Estimate
     risk: Estimate
+    gap_values: tuple[Tensor, ...]
+    gain_values: tuple[Tensor, ...]
     gap_per_expert: tuple[Estimate, ...] = ()
     gain_per_expert: tuple[Estimate, ...] = ()
 
@@ -61,10 +66,13 @@ def linearised_terms(
         risks.append(Estimate.of_mean(losses(scores, world.labels)))
     experts = range(len(beta))
     weights = torch.tensor(beta, dtype=torch.float64)
+    gap_values, gain_values = tuple(g @ weights for g in gaps), tuple(g @ weights for g in gains)
     return MergeTerms(
-        _average([g @ weights for g in gaps], alpha),
-        _average([g @ weights for g in gains], alpha),
+        _average(gap_values, alpha),
+        _average(gain_values, alpha),
         weighted_sum(risks, alpha),
+        gap_values,
+        gain_values,
         tuple(_average([g[:, j] for g in gaps], alpha) for j in experts),
         tuple(_average([g[:, j] for g in gains], alpha) for j in experts),
     )
@@ -84,19 +92,23 @@ def assumed_linear_terms(
         gaps.append(_derivative(scores, world.labels, tangents.unsqueeze(0))[:, 0])
         gains.append(torch.stack([_divergence(scores, drawn.unsqueeze(0)) for drawn in row], dim=1) @ weights)
         risks.append(Estimate.of_mean(losses(scores, world.labels)))
-    return MergeTerms(_average(gaps, alpha), _average(gains, alpha), weighted_sum(risks, alpha))
+    return MergeTerms(
+        _average(gaps, alpha), _average(gains, alpha), weighted_sum(risks, alpha), tuple(gaps), tuple(gains)
+    )
 
 
 @dataclass(frozen=True)
 class Transfer:
     """How far f is from f^lin at one point: ε⁺ and ε of (7), and the residual ‖f - f^lin‖/‖f - f_0‖ over all tasks.
 
-    The residual is of centred scores: cross-entropy does not see a constant added to all of them.
+    The residual is of centred scores: cross-entropy does not see a constant added to all of them. ``values[i]`` [N_i]
+    are e⁺ of task i's examples.
     """
 
     positive: Estimate
     absolute: Estimate
     residual: float
+    values: tuple[Tensor, ...]
 
 
 def transfer_terms(
@@ -113,6 +125,7 @@ def transfer_terms(
         _average([e.positive for e in errors], alpha),
         _average([e.absolute for e in errors], alpha),
         residual(*flat),
+        tuple(e.positive for e in errors),
     )
 
 

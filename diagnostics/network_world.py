@@ -25,19 +25,21 @@ class PosteriorDraws:
     """Scores of every task under sampled weights of every posterior.
 
     ``scores[i][j]`` [N_i, C_i]: task i's held-out examples under θ ~ Q_j (one draw per share of examples);
-    ``gradients[j]`` [N_j, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i].
+    ``gradients[j]`` [N_j, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i]; ``own[j]`` [n']: losses
+    of the network at θ_j on a subsample of S_j.
     """
 
     scores: Sequence[Sequence[Tensor]]
     gradients: Sequence[Tensor]
     labels: Sequence[Tensor]
+    own: Sequence[Tensor] = ()
 
 
 def draw_weights(mean: Params, sigma: Sequence[float], blocks: Blocks, generator: torch.Generator) -> dict[str, Tensor]:
     """One draw of N(mean, Σ_b σ_b² I)."""
     scale = {name: s for s, names in zip(sigma, blocks.values(), strict=True) for name in names}
     return {
-        name: value + scale[name] * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        name: value + scale[name] * torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
         for name, value in mean.items()
     }
 
@@ -72,13 +74,13 @@ def sample_posteriors(
         thetas = [draw_weights(means[j], sigmas[j], blocks, generator) for _ in range(draws)]
         for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
             parts = [score(task.forward, theta, _share(sample, d, draws).inputs) for d, theta in enumerate(thetas)]
-            scores[i][j] = _interleave(parts, len(sample)).double()
+            scores[i][j] = _interleave(parts, len(sample)).double().cpu()
         squares = [
             gradient_second_moment(tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks)
             for d, theta in enumerate(thetas)
         ]
-        gradients[j] = _interleave(squares, len(held_out[j])).double()
-    labels = [sample.labels for sample in held_out if sample.labels is not None]
+        gradients[j] = _interleave(squares, len(held_out[j])).double().cpu()
+    labels = [sample.labels.cpu() for sample in held_out if sample.labels is not None]
     return PosteriorDraws(scores, gradients, labels)
 
 
@@ -87,7 +89,7 @@ def _share(sample: Sample, draw: int, draws: int) -> Sample:
 
 
 def _interleave(parts: Sequence[Tensor], size: int) -> Tensor:
-    whole = torch.empty(size, parts[0].shape[-1], dtype=parts[0].dtype)
+    whole = parts[0].new_empty(size, parts[0].shape[-1])
     for draw, part in enumerate(parts):
         whole[draw :: len(parts)] = part
     return whole
@@ -96,4 +98,4 @@ def _interleave(parts: Sequence[Tensor], size: int) -> Tensor:
 def along(forward: Forward, theta: Params, inputs: Inputs, target: Params) -> tuple[Tensor, Tensor]:
     """Scores [N, C] at θ and their derivative [N, C] in the direction θ - target, in one forward-mode pass. Exact."""
     scores, tangents = jvp_scores(forward, theta, inputs, [subtract(theta, target)])
-    return scores.double(), tangents[0].double()
+    return scores.double().cpu(), tangents[0].double().cpu()

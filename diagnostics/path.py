@@ -1,11 +1,11 @@
-"""The bound along θ(s) = θ_0 + s(θ_m - θ_0): every reading at every distance (docs/theory.md, sections 6 and 9)."""
+"""The bound along θ(s) = θ_0 + s·d: every reading and term at every distance (docs/theory.md, sections 6 and 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bounds.single_model import Reading
+from bounds.single_model import READINGS, Reading
 from bounds.theorems import theorem2
 from bounds.types import Bound, Estimate, Params
 from diagnostics import anchors as expert_side
@@ -19,11 +19,11 @@ RESIDUAL_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One point θ(s) = θ_0 + s(θ_m - θ_0): distance, the network's risk and error there, the bounds, the linearisation.
+    """One point θ(s) = θ_0 + s·d: distance, the network's risk and error there, the bounds, the linearisation.
 
     ``risk`` and ``error`` are the real network's on the held-out subsample, ``linear_risk`` is f^lin's; ``bounds`` maps
-    a reading to the value of (5); ``terms`` maps a reading to its gap and gain; ``transfer`` is ε⁺, ``residual``
-    ‖f - f^lin‖/‖f - f_0‖.
+    a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to
+    bound - risk; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats.
     """
 
     s: float
@@ -34,6 +34,7 @@ class SweepPoint:
     transfer: Estimate
     residual: float
     bounds: Mapping[str, float]
+    gaps: Mapping[str, float]
     terms: Mapping[str, Mapping[str, float]]
 
 
@@ -48,58 +49,68 @@ class AtPoint:
 
 
 @dataclass(frozen=True)
-class Path:
-    """The path θ(s) = θ_0 + s(θ_m - θ_0) and all that (5) needs at any of its points: the experts' side is fixed."""
+class ExpertSide:
+    """All that (5) knows before a merge is given: the linearised tasks, the posteriors, their statistics, weights.
 
-    suite: Suite
+    ``worlds[i].tangents`` are J(x)τ_1..J(x)τ_T; ``centre`` is θ_β = θ_0 + Σ_j β_j τ_j.
+    """
+
     worlds: Sequence[linear_world.LinearTask]
     posteriors: expert_side.LinearPosteriors
     draws: network_world.PosteriorDraws
     linear: expert_side.Anchors
     assumed: expert_side.Anchors
-    displacement: Params
+    centre: Params
     alpha: Sequence[float]
     beta: Sequence[float]
     delta: float
     trivial_risk: float
 
-    def bounds(self, s: float) -> tuple[tuple[Bound, ...], AtPoint]:
-        """Return the three readings at s, and what they were made of."""
-        vectors = self.suite.task_vectors
-        theta = combine(vectors.base, self.displacement, s)
-        centre = vectors.base
-        for delta, weight in zip(vectors.deltas, self.beta, strict=True):
-            centre = combine(centre, delta, weight)
-        network = merge_terms.network_at(self.suite.tasks, self.worlds, theta, centre)
-        assumed = merge_terms.assumed_linear_terms(self.worlds, network, self.draws, self.alpha, self.beta)
-        linear = merge_terms.linearised_terms(self.worlds, self.posteriors, s, self.alpha, self.beta)
-        transfer = merge_terms.transfer_terms(self.worlds, network, s, self.alpha)
+
+@dataclass(frozen=True)
+class Path:
+    """The path θ(s) = θ_0 + s·d. ``worlds`` are the expert side's with J(x)d as their last displacement."""
+
+    suite: Suite
+    side: ExpertSide
+    worlds: Sequence[linear_world.LinearTask]
+    displacement: Params
+
+    def bounds(self, s: float, network: merge_terms.NetworkAtPoint | None = None) -> tuple[tuple[Bound, ...], AtPoint]:
+        """Return the three readings at s, and what they were made of; ``network`` if it is known there already."""
+        side = self.side
+        if network is None:
+            theta = combine(self.suite.task_vectors.base, self.displacement, s)
+            network = merge_terms.network_at(self.suite.tasks, self.worlds, theta, side.centre)
+        assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.alpha, side.beta)
+        linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.alpha, side.beta)
+        transfer = merge_terms.transfer_terms(self.worlds, network, s, side.alpha)
         bounds = (
-            self._bound("assumed-linear", self.assumed, assumed, None),
-            self._bound("linearised", self.linear, linear, None),
-            self._bound("corrected", self.linear, linear, transfer.positive),
+            self._bound("assumed-linear", side.assumed, assumed, None),
+            self._bound("linearised", side.linear, linear, None),
+            self._bound("corrected", side.linear, linear, transfer.positive),
         )
         return bounds, AtPoint(network, assumed, linear, transfer)
 
     def _bound(
         self,
         reading: Reading,
-        side: expert_side.Anchors,
+        experts: expert_side.Anchors,
         at: merge_terms.MergeTerms,
         transfer: Estimate | None,
     ) -> Bound:
         return theorem2(
-            side.statistics,
-            side.cross,
-            self.alpha,
-            self.beta,
+            experts.statistics,
+            experts.cross,
+            self.side.alpha,
+            self.side.beta,
             at.gap,
             at.gain,
-            delta=self.delta,
-            log_price=side.log_price,
+            delta=self.side.delta,
+            log_price=experts.log_price,
             reading=reading,
             transfer_error=transfer,
-            trivial_risk=self.trivial_risk,
+            trivial_risk=self.side.trivial_risk,
             gap_per_expert=at.gap_per_expert,
             gain_per_expert=at.gain_per_expert,
         )
@@ -111,19 +122,18 @@ class Path:
             float((scores.argmax(dim=1) != world.labels).double().mean())
             for scores, world in zip(at.network.scores, self.worlds, strict=True)
         ]
+        risk = at.assumed.risk
         return SweepPoint(
             s=s,
             distance=s * norm(self.displacement),
-            risk=at.assumed.risk,
-            error=sum(a * w for a, w in zip(self.alpha, wrong, strict=True)),
+            risk=risk,
+            error=sum(a * w for a, w in zip(self.side.alpha, wrong, strict=True)),
             linear_risk=at.linear.risk,
             transfer=at.transfer.positive,
             residual=at.transfer.residual,
             bounds={bound.reading: bound.value for bound in bounds},
-            terms={
-                "assumed-linear": {"gap": at.assumed.gap.value, "gain": at.assumed.gain.value},
-                "linearised": {"gap": at.linear.gap.value, "gain": at.linear.gain.value},
-            },
+            gaps={bound.reading: bound.value - risk.value for bound in bounds},
+            terms={bound.reading: {t.name: t.estimate.value for t in bound.terms} for bound in bounds},
         )
 
 
@@ -140,3 +150,6 @@ def ntk_radius(
         if r0 < tolerance <= r1:
             return d0 + (d1 - d0) * (tolerance - r0) / (r1 - r0)
     return None
+
+
+__all__ = ["READINGS", "RESIDUAL_TOLERANCE", "ExpertSide", "Path", "SweepPoint", "ntk_radius"]

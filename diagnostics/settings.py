@@ -13,6 +13,10 @@ SIGMA_GRID = tuple(1e-4 * 2.0 ** (k / 2) for k in range(27))
 """Absolute grid of σ, ratio 2 in σ²: 1e-4 to 0.82."""
 GAMMA = 0.5
 """Smoothness γ of cross-entropy in the scores."""
+COEFFICIENT_SCALES = (0.03, 0.1, 0.3)
+"""Absolute list of s in (10)."""
+UNIFORM_PRIORS = ("1/T", "0.3")
+"""Data-free prior means of (10), every coefficient alike: plain averaging and the customary scale."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,24 @@ class Settings:
     """Draws from each linearised posterior, in score space and in pairs of opposite noise."""
     weight_draws: int = 2
     """Draws from each posterior in weight space (assumed-linear reading); each serves a share of the examples."""
-    points: int = 11
+    points: int = 9
     """Points of the distance sweep over s in [0, 2]."""
+    control_points: int = 3
+    """Points of the sweep's control paths (to an expert, in a random direction), over s in [0, 2] too."""
+    gram: int = 4
+    """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
+    hessian: int = 6
+    """Test examples for the top Hessian eigenvalue of each task."""
+    gibbs_draws: int = 3
+    """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""
+    rho: float = 0.05
+    """Radius of the sharpness, in weights and in coefficients."""
+    tolerance: float = 0.1
+    """Residual of the linearisation that ends the NTK radius."""
+    resamples: int = 1000
+    """Bootstrap resamples of the differences between merges."""
     delta: float = 0.05
-    """Probability with which the bound may fail."""
+    """Probability with which a bound may fail."""
     seed: int = 0
     """Seed of subsamples and draws."""
 
@@ -44,6 +62,11 @@ class Settings:
             "draws": 2,
             "weight_draws": 1,
             "points": 3,
+            "control_points": 2,
+            "gram": 1,
+            "hessian": 1,
+            "gibbs_draws": 1,
+            "resamples": 2,
         }
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -52,5 +75,8 @@ class Settings:
             refuse("kernel", expected="at most train", got=self.kernel, cure="lower it")
         if self.weight_draws > self.held_out:
             refuse("weight_draws", expected="at most held_out", got=self.weight_draws, cure="lower it")
+        for name in ("rho", "tolerance"):
+            if not 0 < getattr(self, name) < float("inf"):
+                refuse(name, expected="a positive number", got=getattr(self, name), cure="raise it")
         if not 0 < self.delta < 1:
             refuse("delta", expected="a probability in (0, 1)", got=self.delta, cure="0.05 is customary")

@@ -1,141 +1,178 @@
-"""The report on a terminal: what the numbers say in sentences, then tables."""
+"""The report on a terminal: what the numbers say in sentences, then one small table per section."""
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from bounds.types import Bound, Estimate
-from diagnostics.path import RESIDUAL_TOLERANCE
-from diagnostics.report import READINGS, Report
-from merging.evaluation import MODELS, accuracy_table, mean
+from bounds.types import Estimate
+from diagnostics.report import MergeReport, Report
+from diagnostics.sections.sweep import SweepPath
+from merging.evaluation import accuracy_table
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print verdict, accuracy, terms, experts, ladder and sweep."""
+    """Print the verdict and the tables of the sections that are there."""
     console.print()
-    for sentence in verdict(report):
+    for sentence in report.verdict:
         console.print(f"• {sentence}", highlight=False)
-    for table in (
-        accuracy_table(report.tasks, "Merge"),
-        _terms(report),
-        _experts(report),
-        _ladder(report),
-        _sweep(report),
-    ):
+    tables: Sequence[tuple[str, Callable[[Report, MergeReport], RenderableType]]] = (
+        ("accuracy", _accuracy),
+        ("bound", _terms),
+        ("heterogeneity", _heterogeneity),
+        ("flatness", _tasks),
+        ("distillation", _ladder),
+        ("certificates", _certificates),
+        ("sweep", _sweep),
+    )
+    for section, table in tables:
+        for merge in report.merges:
+            if getattr(merge, section) is not None:
+                console.print()
+                console.print(table(report, merge))
+    if report.comparison:
         console.print()
-        console.print(table)
+        console.print(_comparison(report))
+    for label, reason in report.provenance.missing.items():
+        console.print(f"not computed: {label}: {reason}", highlight=False)
 
 
-def verdict(report: Report) -> list[str]:
-    """Three sentences made from the numbers: how good the merge is, what the bound says and why, where it is."""
-    accuracy = {m: 100 * mean(row.accuracy[m] for row in report.tasks) for m in MODELS}
-    corrected = report.bounds[READINGS.index("corrected")]
-    largest = max(corrected.terms, key=lambda term: term.estimate.value)
-    state = "vacuous" if corrected.vacuous else "not vacuous"
-    if report.ntk_radius is None:
-        place = f"the residual of the linearisation never crosses {RESIDUAL_TOLERANCE} on the path"
-    else:
-        side = "inside" if report.distance <= report.ntk_radius else "outside"
-        place = f"the merge is {side} the NTK radius {report.ntk_radius:.2f} (residual {RESIDUAL_TOLERANCE})"
-    return [
-        f"Mean test accuracy {accuracy['merged']:.1f} %: the pretrained model has {accuracy['pretrained']:.1f} %, "
-        f"the experts {accuracy['expert']:.1f} %.",
-        f"Measured risk {report.measured_risk:.2f} nats; bound (5), corrected, {corrected.value:.2f} ({state}: knowing "
-        f"nothing costs {report.trivial_risk:.2f}); its largest term is {largest.name} ({largest.estimate.value:.2f}).",
-        f"At distance {report.distance:.2f} from θ_0, {place}.",
-    ]
+def _accuracy(report: Report, merge: MergeReport) -> Table:
+    assert merge.accuracy
+    return accuracy_table(merge.accuracy.tasks, merge.label)
 
 
-def _terms(report: Report) -> Table:
-    table = Table(title=f"Bound (5) on the risk of the merge, δ = {report.settings.delta} (nats; ± standard error)")
+def _terms(report: Report, merge: MergeReport) -> Table:
+    assert merge.bound
+    readings = merge.bound.readings
+    table = Table(title=f"{merge.label}: bound (5) on the risk, δ = {report.settings.delta} (nats; ± standard error)")
     table.add_column("term")
     table.add_column("equation")
-    for bound in report.bounds:
-        table.add_column(bound.reading, justify="right")
-    names = [term.name for term in report.bounds[-1].terms]
-    for name in names:
-        cells, equation = [], ""
-        for bound in report.bounds:
-            term = next((t for t in bound.terms if t.name == name), None)
-            cells.append("" if term is None else f"{_value(term.estimate)} {term.estimate.status}")
-            equation = term.equation if term else equation
-        table.add_row(name, equation, *cells)
+    for reading in readings:
+        table.add_column(reading.reading, justify="right")
+    for row in readings[-1].terms:
+        cells = []
+        for reading in readings:
+            term = next((t for t in reading.terms if t.name == row.name), None)
+            cells.append("" if term is None else f"{shown(term.estimate)} {term.estimate.status}")
+        table.add_row(row.name, row.equation, *cells)
     table.add_section()
-    table.add_row("total", "", *(_total(bound) for bound in report.bounds))
-    table.add_row("measured risk", "", *[f"{report.measured_risk:.3f}"] * len(report.bounds))
-    table.add_row("knowing nothing", "", *[f"{report.trivial_risk:.3f}"] * len(report.bounds))
+    table.add_row("total", "", *(f"{r.value:.3f} {r.status}{', vacuous' if r.vacuous else ''}" for r in readings))
+    if merge.accuracy:
+        table.add_row("measured risk", "", *[f"{merge.accuracy.risk.value:.3f}"] * len(readings))
+    table.add_row("knowing nothing", "", *[f"{merge.bound.trivial_risk:.3f}"] * len(readings))
     return table
 
 
-def _value(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ± {estimate.stderr:.3f}" if estimate.stderr else f"{estimate.value:.3f}"
-
-
-def _total(bound: Bound) -> str:
-    return f"{bound.value:.3f} {bound.status}{', vacuous' if bound.vacuous else ''}"
-
-
-def _experts(report: Report) -> Table:
-    side = report.anchors["linearised"]
-    table = Table(title="Experts (linearised): c_j is the bound with all weight on expert j, without the Bregman gain")
-    for column in ("expert", "n", "‖τ‖", "η", "σ", "KL (nats)", "tr K", "C", "own risk", "c_j"):
-        table.add_column(column, justify="left" if column == "expert" else "right")
-    for row, s, distance, vertex in zip(
-        report.tasks, side.statistics, report.expert_distances, report.vertices, strict=True
-    ):
-        table.add_row(
-            row.name,
-            str(s.n),
-            f"{distance:.2f}",
-            f"{s.eta:.4g}",
-            f"{min(s.sigma):.1e}–{max(s.sigma):.1e}",
-            f"{s.kl:.0f}",
-            f"{sum(k.value for k in s.kernel):.3g}",
-            f"{s.qsb.value:.2f}",
-            f"{s.own_risk.value:.3f}",
-            f"{vertex.value:.2f}",
-        )
+def _heterogeneity(report: Report, merge: MergeReport) -> Table:
+    assert merge.heterogeneity
+    table = Table(title="Heterogeneity H_Q (1), nats")
+    table.add_column("reading")
+    table.add_column("H_Q", justify="right")
+    table.add_column("own risk, mean of R_jj", justify="right")
+    for reading, cross in merge.heterogeneity.readings.items():
+        own = sum(row[i] for i, row in enumerate(cross.risk)) / len(cross.risk)
+        table.add_row(reading, shown(cross.heterogeneity), f"{own:.3f}")
     return table
 
 
-def _ladder(report: Report) -> Table:
-    ladder = report.ladder
-    table = Table(title="Ladder (8): what the merge adds to its teachers' 0-1 risk, at most")
-    rungs = (*ladder.rungs, ladder.divergence, ladder.disagreement)
+def _tasks(report: Report, merge: MergeReport) -> Table:
+    assert merge.flatness
+    part, kernel = merge.flatness, merge.entk
+    table = Table(
+        title=f"{merge.label}: flatness (‖∇L̂‖ = {part.gradient_norm:.3g}, n = {part.examples} per task) and kernel"
+    )
+    columns = ["task", "sharpness, weights", "sharpness, coefficients", "λ_max Hessian"]
+    for column in [*columns, *(["effective rank", "rotation", "‖ΔK‖/‖K_0‖"] if kernel else [])]:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for i, name in enumerate(report.tasks):
+        cells = [
+            f"{part.sharpness_weights[i]:.4f}",
+            f"{part.sharpness_coefficients[i]:.4f}",
+            f"{part.top_eigenvalues[i]:.3g}",
+        ]
+        if kernel:
+            at = kernel.tasks[i]
+            cells += [f"{at.effective_rank:.1f}", f"{at.rotation:.3f}", f"{at.relative_change:.2f}"]
+        table.add_row(name, *cells)
+    return table
+
+
+def _ladder(report: Report, merge: MergeReport) -> Table:
+    assert merge.distillation
+    part = merge.distillation
+    table = Table(title=f"{merge.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most")
+    rungs = (*part.rungs, part.divergence, part.disagreement)
     table.add_column("task")
     for rung in rungs:
-        table.add_column(rung.name if rung is not ladder.divergence else "KL (nats)", justify="right")
-    for index, row in enumerate(report.tasks):
-        table.add_row(row.name, *(_value(rung.per_task[index]) for rung in rungs))
+        table.add_column(rung.name if rung is not part.divergence else "KL (nats)", justify="right")
+    for index, name in enumerate(report.tasks):
+        table.add_row(name, *(shown(rung.per_task[index]) for rung in rungs))
     table.add_section()
-    table.add_row("all tasks", *(_value(rung.total) for rung in rungs))
+    table.add_row("all tasks", *(shown(rung.total) for rung in rungs))
     return table
 
 
-def _sweep(report: Report) -> Table:
-    table = Table(title=f"Along θ(s) = θ_0 + s(θ_m − θ_0), {report.settings.held_out} held-out examples per task")
-    for column in (
-        "s",
-        "distance",
-        "risk",
-        "error %",
-        "assumed-linear",
-        "linearised",
-        "corrected",
-        "ε⁺",
-        "residual",
-    ):
+def _certificates(report: Report, merge: MergeReport) -> Table:
+    assert merge.certificates
+    part = merge.certificates
+    table = Table(title=f"{merge.label}: certified 0-1 error (%), n = {part.n} validation labels")
+    for column in ("equation", "statement", "about", "observed", "certified", "test", "δ"):
+        table.add_column(column, justify="right" if column in ("observed", "certified", "test", "δ") else "left")
+    for row in part.rows:
+        figures = [f"{100 * v:.1f}" for v in (row.observed, row.value, row.test_error)]
+        table.add_row(row.equation, row.name, row.about, *figures, f"{row.delta:.3g}")
+    table.caption = part.use
+    return table
+
+
+def _sweep(report: Report, merge: MergeReport) -> Table:
+    assert merge.sweep
+    return sweep_table(merge.sweep.paths[0], merge.sweep.examples)
+
+
+def sweep_table(path: SweepPath, examples: int) -> Table:
+    """One path of a sweep, a row per point."""
+    radius = "nowhere" if path.ntk_radius is None else f"at {path.ntk_radius:.2f}"
+    table = Table(
+        title=f"{path.name}: along θ_0 + s·d, n = {examples} per task; residual {path.tolerance:g} crossed {radius}"
+    )
+    columns = ("s", "distance", "risk", "error %", "assumed-linear", "linearised", "corrected", "ε⁺", "residual")
+    for column in columns:
         table.add_column(column, justify="right")
-    for p in report.sweep:
-        bounds = [f"{p.bounds[reading]:.2f}" for reading in READINGS]
+    for p in path.points:
+        bounds = [f"{value:.2f}" for value in p.bounds.values()]
         table.add_row(
-            f"{p.s:.2f}",
-            f"{p.distance:.2f}",
-            f"{p.risk.value:.3f}",
-            f"{100 * p.error:.1f}",
-            *bounds,
-            f"{p.transfer.value:.3f}",
-            f"{p.residual:.3f}",
-        )
+            f"{p.s:.2f}", f"{p.distance:.2f}", f"{p.risk.value:.3f}", f"{100 * p.error:.1f}", *bounds,
+            f"{p.transfer.value:.3f}", f"{p.residual:.3f}",
+        )  # fmt: skip
     return table
+
+
+def _comparison(report: Report) -> Table:
+    assert report.comparison
+    part = report.comparison
+    table = Table(title=f"Differences to {part.reference} (± bootstrap standard error, {part.resamples} resamples)")
+    others = list(dict.fromkeys(d.merge for d in part.differences))
+    table.add_column("quantity")
+    for other in others:
+        table.add_column(other, justify="right")
+    for quantity in dict.fromkeys(d.quantity for d in part.differences):
+        cells = [d.difference for d in part.differences if d.quantity == quantity]
+        table.add_row(quantity, *(f"{d.value:+.3f} ± {d.stderr:.3f}" for d in cells))
+    table.caption = "; ".join(
+        f"{r.by}: {' < '.join(r.order)} (Kendall τ with the test {tau(r.kendall_tau)})" for r in part.rankings
+    )
+    return table
+
+
+def tau(value: float | None) -> str:
+    """Kendall's τ, or that it is not defined."""
+    return "not defined" if value is None else f"{value:+.2f}"
+
+
+def shown(estimate: Estimate) -> str:
+    """Return a value with its standard error, if it has one."""
+    return f"{estimate.value:.3f} ± {estimate.stderr:.3f}" if estimate.stderr else f"{estimate.value:.3f}"

@@ -16,7 +16,7 @@ def test_the_python_example_runs_and_is_short(capsys):
     body = code.split("\n\n", 1)[1]
     assert len(body.strip().splitlines()) <= 15
     exec(compile(code, "README.md", "exec"), {})
-    assert "Bound (5)" in capsys.readouterr().out
+    assert "consensus gap" in capsys.readouterr().out
 
 
 def test_the_commands_are_those_of_the_makefile():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bounds.autodiff import functional
+from bounds.autodiff import functional, without_jit_warning
 from bounds.types import Forward, Inputs, Params, refuse
 
 Tokenizer = Callable[[list[str]], Tensor]
 
 
 def import_open_clip() -> Any:
-    """Import open_clip without the deprecation warning that a dependency of it (timm) raises while being imported."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    """Import open_clip without the warning that a dependency of it (timm) raises while being imported."""
+    with without_jit_warning():
         import open_clip
     return open_clip
 

@@ -1,34 +1,39 @@
 import dataclasses
 import json
+import math
 import os
+import shutil
 
 import jsonschema
-import matplotlib.image
 import pytest
 import torch
 
 from bounds.types import InputError
-from diagnostics import cli, serialise
-from diagnostics.bound_report import main
+from diagnostics import bound_report, cli, schema
+from diagnostics.bound_report import main, read_report
+from diagnostics.cache import Cache
 from diagnostics.path import ntk_radius
-from diagnostics.report import build, check_match
+from diagnostics.plain import to_plain
+from diagnostics.report import SECTIONS, build
 from diagnostics.settings import Settings
+from diagnostics.workspace import Subject, Workspace, check_match
 from merging import merge
 from merging.artifact import load, save
 from merging.suites import toy
 
-QUICK = ["--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "5"]
+QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "5"]
+SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3)
 
 
-def make(suite, **settings):
-    return merge(
-        "samerging",
-        suite.task_vectors,
-        suite.tasks,
-        suite="toy",
-        sources=suite.sources,
-        **{"steps": 30, "examples": 16, **settings},
-    )
+def make(suite, method="samerging", **settings):
+    if method == "samerging":
+        settings = {"steps": 30, "examples": 16, **settings}
+    return merge(method, suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, **settings)
+
+
+def workspace(suite, *artifacts, settings=SMALL, cache=None, **more):
+    subjects = [Subject(a.method, f"{a.method}.pt", a) for a in artifacts]
+    return Workspace(subjects, lambda: suite, settings, Cache(cache), **more)
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +48,20 @@ def content(folder):
     return json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
 
 
-def test_the_json_follows_the_published_schema(made):
-    jsonschema.validate(content(made), json.loads(serialise.SCHEMA_FILE.read_text(encoding="utf-8")))
+def test_the_json_follows_the_published_schema_and_can_be_read_back(made):
+    published = schema.FILE.read_text(encoding="utf-8")
+    assert published == schema.text()  # python -m diagnostics.schema rewrites it
+    jsonschema.validate(content(made), json.loads(published))
+    assert to_plain(read_report(made / "report" / "report.json")) == content(made)
 
 
 def test_terms_sum_to_the_value_and_corrected_is_linearised_plus_transfer(made):
-    bounds = {b["reading"]: b for b in content(made)["bounds"]}
+    section = content(made)["merges"][0]["bound"]
+    bounds = {b["reading"]: b for b in section["readings"]}
     for bound in bounds.values():
         assert sum(t["estimate"]["value"] for t in bound["terms"]) == pytest.approx(bound["value"])
-        assert bound["vacuous"] == (bound["value"] >= bound["trivial_risk"])
+        assert bound["vacuous"] == (bound["value"] >= section["trivial_risk"])
+        assert sum(abs(t["share"]) for t in bound["terms"]) == pytest.approx(1)
     transfer = bounds["corrected"]["terms"][-1]
     assert transfer["name"] == "transfer error"
     assert bounds["corrected"]["value"] == pytest.approx(bounds["linearised"]["value"] + transfer["estimate"]["value"])
@@ -60,66 +70,174 @@ def test_terms_sum_to_the_value_and_corrected_is_linearised_plus_transfer(made):
 
 
 def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made):
-    report = content(made)
-    points = report["sweep"]["points"]
+    merge_report = content(made)["merges"][0]
+    paths = merge_report["sweep"]["paths"]
+    points = paths[0]["points"]
+    assert [p["kind"] for p in paths] == ["merge", "expert", "random"]
     assert [p["s"] for p in points] == [0, 0.5, 1, 1.5, 2]
-    assert points[0]["transfer"]["value"] == pytest.approx(0, abs=1e-9)
-    assert points[0]["residual"] == 0
-    assert points[0]["linear_risk"] == pytest.approx(points[0]["risk"])
-    assert points[2]["distance"] == pytest.approx(report["distance"])
-    at_merge = {b["reading"]: b["value"] for b in report["bounds"]}
+    for path in paths:  # at s = 0 all paths are at θ_0
+        assert path["points"][0]["risk"] == pytest.approx(points[0]["risk"])
+        assert path["points"][0]["transfer"]["value"] == pytest.approx(0, abs=1e-9)
+        assert path["points"][0]["residual"] == 0
+        for p in path["points"]:
+            assert p["bounds"]["corrected"] > p["risk"]["value"]
+            assert p["distance"] == pytest.approx(p["s"] * path["norm"])
+            for reading, value in p["bounds"].items():
+                assert p["gaps"][reading] == pytest.approx(value - p["risk"]["value"])
+                assert sum(p["terms"][reading].values()) == pytest.approx(value)
+    at_merge = {b["reading"]: b["value"] for b in merge_report["bound"]["readings"]}
     assert points[2]["bounds"] == pytest.approx(at_merge)
-    assert all(p["bounds"]["corrected"] > p["risk"]["value"] for p in points)
-
-
-def test_figures_are_there_and_can_be_read(made):
-    names = {"terms", "sweep", "cross_risk", "ladder"}
-    assert {p.name for p in (made / "report").iterdir()} == {"report.json"} | {
-        f"{n}.{s}" for n in names for s in ("png", "svg")
-    }
-    for name in names:
-        assert matplotlib.image.imread(made / "report" / f"{name}.png").std() > 0.05
+    assert paths[0]["norm"] == pytest.approx(paths[2]["norm"])
+    assert paths[0]["norm"] == pytest.approx(merge_report["bound"]["distance"])
 
 
 def test_the_measured_figures_are_those_of_the_artifact(made):
-    report, suite = content(made), toy.build()
+    section, suite = content(made)["merges"][0]["accuracy"], toy.build()
     merged = load(made / "out.pt").merged
-    risks = []
-    for row, task in zip(report["tasks"], suite.tasks, strict=True):
+    risks, errors = [], []
+    for row, task in zip(section["tasks"], suite.tasks, strict=True):
         assert task.test.labels is not None
         scores = task.forward(merged, task.test.inputs)
-        assert row["accuracy"]["merged"] == pytest.approx(float((scores.argmax(1) == task.test.labels).double().mean()))
+        errors.append(float((scores.argmax(1) != task.test.labels).double().mean()))
+        assert row["accuracy"]["merged"] == pytest.approx(1 - errors[-1])
         risks.append(float(torch.nn.functional.cross_entropy(scores, task.test.labels)))
         assert row["cross_entropy"]["merged"] == pytest.approx(risks[-1])
-    assert report["measured"]["risk"] == pytest.approx(sum(risks) / 3)
+    assert section["risk"]["value"] == pytest.approx(sum(risks) / 3)
+    assert section["error"]["value"] == pytest.approx(sum(errors) / 3)
+    assert section["trivial_risk"] == pytest.approx((2 * math.log(3) + math.log(2)) / 3)
 
 
-def test_a_report_is_reproducible():
+def test_the_verdict_says_what_the_numbers_say(made):
+    report = content(made)
+    good, theory, where = report["verdict"]
+    merged = report["merges"][0]
+    assert f"{100 * (1 - merged['accuracy']['error']['value']):.1f} %" in good
+    corrected = merged["bound"]["readings"][2]
+    largest = max(corrected["terms"], key=lambda t: t["estimate"]["value"])
+    assert f"{largest['name']} dominates" in theory
+    assert ("not vacuous" in theory) != corrected["vacuous"]
+    path = merged["sweep"]["paths"][0]
+    assert ("outside" in where) == (path["ntk_radius"] is not None and path["norm"] > path["ntk_radius"])
+
+
+def test_alpha_weighs_the_tasks():
     suite = toy.build()
-    artifact, settings = make(suite), Settings(held_out=12, kernel=6, train=12, draws=4, points=3)
-    first, second = (serialise.to_json(build(suite, artifact, settings)) for _ in range(2))
-    del first["seconds"], second["seconds"]
-    assert first == second
+    alpha = (0.6, 0.3, 0.1)
+    report = build(workspace(suite, make(suite, "average"), alpha=alpha), ["accuracy", "heterogeneity"])
+    section = report.merges[0].accuracy
+    assert section is not None
+    expected = sum(a * row.cross_entropy["merged"] for a, row in zip(alpha, section.tasks, strict=True))
+    assert section.risk.value == pytest.approx(expected)
+    assert report.merges[0].bound is None
+    table = report.merges[0].heterogeneity
+    assert table is not None
+    risk = torch.tensor(table.readings["linearised"].risk)
+    h_q = torch.tensor(alpha) @ risk @ torch.full((3,), 1 / 3) - risk.diagonal().mean()
+    assert table.readings["linearised"].heterogeneity.value == pytest.approx(float(h_q), abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [(0.5, 0.5), (0.5, 0.6, -0.1), (1.0, 1.0, 1.0)])
+def test_weights_off_the_simplex_are_refused(alpha):
+    suite = toy.build()
+    with pytest.raises(InputError, match="alpha"):
+        workspace(suite, make(suite, "average"), alpha=alpha)
+
+
+def without_times(report):
+    plain = to_plain(report)
+    for name in ("seconds", "made", "machine"):
+        del plain["provenance"][name]
+    return plain
+
+
+def test_a_report_is_reproducible_and_does_not_depend_on_the_number_of_processes():
+    suite = toy.build()
+    artifact = make(suite)
+    reports = [without_times(build(workspace(suite, artifact, workers=w))) for w in (1, 1, 2)]
+    assert reports[0] == reports[1]
+    assert reports[0] == reports[2]
+
+
+def test_what_is_cached_needs_no_suite_and_changes_nothing(tmp_path):
+    suite = toy.build()
+    artifact = make(suite)
+    first = build(workspace(suite, artifact, cache=tmp_path / "cache"))
+
+    def gone():
+        raise AssertionError("the suite was loaded")
+
+    subjects = [Subject(artifact.method, "samerging.pt", artifact)]
+    again = build(Workspace(subjects, gone, SMALL, Cache(tmp_path / "cache")))
+    assert without_times(again) == without_times(first)
+    assert again.provenance.seconds == {}
+    other = dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(AssertionError, match="was loaded"):
+        build(Workspace(subjects, gone, other, Cache(tmp_path / "cache")))
+
+
+def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    suite = toy.build()
+    artifact = make(suite)
+    space = workspace(suite, artifact, cache=tmp_path / "cache")
+    done = []
+
+    def interrupted(*arguments, original=Workspace._world):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments[1])
+        return original(*arguments)
+
+    monkeypatch.setattr(Workspace, "_world", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(space)
+    assert done == [0, 1]
+    again = []
+    monkeypatch.undo()
+    original = Workspace._world
+    monkeypatch.setattr(Workspace, "_world", lambda *a: again.append(a[1]) or original(*a))
+    report = build(workspace(suite, artifact, cache=tmp_path / "cache"))
+    assert again == [2]
+    assert without_times(report) == without_times(build(workspace(suite, artifact)))
+
+
+def test_a_spent_budget_leaves_sections_out_and_says_so(tmp_path):
+    suite = toy.build()
+    artifact = make(suite, "average")
+    short = build(workspace(suite, artifact, cache=tmp_path / "c"), budget_seconds=0.0)
+    assert all(getattr(short.merges[0], name) is None for name in SECTIONS)
+    assert "budget" in short.provenance.missing["average: bound"]
+    assert short.verdict == ()
+    whole = build(workspace(suite, artifact, cache=tmp_path / "c"))
+    assert not whole.provenance.missing
+    cached = build(workspace(suite, artifact, cache=tmp_path / "c"), budget_seconds=0.0)
+    assert without_times(cached) == without_times(whole)
 
 
 def test_the_linear_world_has_no_transfer_error():
     """With a linear activation and a frozen second layer f = f^lin on the path: the readings' risks and gaps agree."""
     suite = toy.build(overlap=0.5, activation="linear")
-    report = build(suite, make(suite), Settings(held_out=24, kernel=12, train=30, draws=8, points=3))
-    for point in report.sweep:
-        assert point.transfer.value == pytest.approx(0, abs=1e-9)
-        assert point.residual == pytest.approx(0, abs=1e-9)
-        assert point.risk.value == pytest.approx(point.linear_risk.value)
-        assert point.terms["assumed-linear"]["gap"] == pytest.approx(point.terms["linearised"]["gap"])
-    assert report.ntk_radius is None
-    own = [[s.own_risk.value for s in report.anchors[r].statistics] for r in ("assumed-linear", "linearised")]
+    report = build(workspace(suite, make(suite)), ["sweep", "bound"])
+    merged = report.merges[0]
+    assert merged.sweep
+    assert merged.bound
+    for path in merged.sweep.paths:  # the random one too: it moves the tensors that the merge moves
+        for point in path.points:
+            assert point.transfer.value == pytest.approx(0, abs=1e-9)
+            assert point.residual == pytest.approx(0, abs=1e-9)
+            assert point.risk.value == pytest.approx(point.linear_risk.value)
+            gaps = [point.terms[r]["consensus gap"] for r in ("assumed-linear", "linearised")]
+            assert gaps[0] == pytest.approx(gaps[1])
+        assert path.ntk_radius is None
+    own = [[e.own_risk.value for e in merged.bound.experts[r]] for r in ("assumed-linear", "linearised")]
     assert own[0] == pytest.approx(own[1])
+    assert "inside the NTK radius" in report.verdict[1]
 
 
 def test_ntk_radius_interpolates_the_first_crossing():
     assert ntk_radius([0, 1, 2], [0, 0.05, 0.15]) == pytest.approx(1.5)
     assert ntk_radius([0, 1, 2, 3], [0, 0.2, 0.05, 0.3]) == pytest.approx(0.5)
     assert ntk_radius([0, 1], [0, 0.09]) is None
+    assert ntk_radius([0, 1], [0, 0.09], tolerance=0.045) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +260,18 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "none.pt"], "artifact none.pt: expected a file"),
         (["--merged", "foreign.pt"], "expected schema"),
         (["--merged", "nameless.pt"], "the name of a suite"),
-        (["--merged", "other.pt"], "suite: expected"),
+        (["--merged", "other.pt"], "the name of a suite"),
         (["--merged", "good.pt", "--out", "no/such/folder"], "report folder"),
         (["--merged", "good.pt", "--out", "good.pt"], "report folder"),
+        (["--merged", "good.pt", "good.pt"], "one file twice"),
+        (["--merged", "good.pt", "elsewhere.pt"], "the suite and sources of good.pt"),
+        (["--merged", "good.pt", "--sections", "all"], "section: expected accuracy"),
+        (["--merged", "good.pt", "--alpha", "1", "2"], "alpha: expected 3 weights"),
+        (["--merged", "good.pt", "--device", "abacus"], "device: expected"),
+        (["--merged", "good.pt", "--workers", "0"], "workers: expected"),
+        (["--merged", "good.pt", "--json", "no/such.json"], "--json no/such.json: expected"),
+        (["show", "none.json"], "report none.json: expected a file of schema"),
+        (["show", "foreign.pt"], "report foreign.pt: expected a file of schema"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path, monkeypatch, capsys):
@@ -153,6 +280,7 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path, monk
     save(good, "good.pt")
     save(dataclasses.replace(good, suite=""), "nameless.pt")
     save(dataclasses.replace(good, suite="elsewhere"), "other.pt")
+    save(dataclasses.replace(good, sources={"toy": "seed 1"}), "elsewhere.pt")
     torch.save({"a": 1}, "foreign.pt")
     before = sorted(os.listdir())
     assert main(arguments) == 2
@@ -162,15 +290,48 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path, monk
     assert sorted(os.listdir()) == before
 
 
-@pytest.mark.parametrize("change", [{"kernel": 500}, {"delta": 0.0}, {"held_out": 1}, {"weight_draws": 99}])
+@pytest.mark.parametrize(
+    "change",
+    [{"kernel": 500}, {"delta": 0.0}, {"held_out": 1}, {"weight_draws": 99}, {"tolerance": 0.0}, {"rho": math.inf}],
+)
 def test_bad_settings_are_refused(change):
     with pytest.raises(InputError):
         Settings(**change)
+
+
+def test_json_to_standard_output_is_json_alone(made, capsys):
+    arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
+    assert main([*arguments, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["schema"] == "mergebound.report/2"
+    assert captured.err == ""
+    assert main([*arguments, "--json", str(made / "copy.json")]) == 0
+    copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
+    assert copy["verdict"] == content(made)["verdict"]
+
+
+def test_show_prints_what_the_report_printed(made, capsys):
+    shutil.copy(made / "report" / "report.json", made / "shown.json")
+    assert cli.main(["report", "show", str(made / "shown.json")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert " ".join(content(made)["verdict"][0].split()) in out
+    assert "ladder (8)" in out
+
+
+def test_labels_are_methods_or_file_names(tmp_path):
+    suite = toy.build()
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    save(make(suite, "average"), paths[0])
+    save(make(suite, "task_arithmetic"), paths[1])
+    assert [s.label for s in bound_report.read_subjects(paths)] == ["average", "task_arithmetic"]
+    save(make(suite, "average"), paths[1])
+    assert [s.label for s in bound_report.read_subjects(paths)] == ["a", "b"]
 
 
 def test_the_console_script_dispatches(capsys, tmp_path):
     assert cli.main(["--help"]) == 0
     assert "mergebound COMMAND" in capsys.readouterr().out
     assert cli.main(["bake"]) == 2
-    assert "expected merge or report" in capsys.readouterr().err
+    assert "expected merge or report or sweep" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
+    assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2

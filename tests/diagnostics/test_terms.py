@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from bounds.types import Estimate
 from diagnostics import anchors, linear_world, merge_terms, network_world
-from diagnostics.report import build
 from diagnostics.settings import Settings
+from diagnostics.workspace import Subject, Workspace
 from merging import merge
 from merging.params import combine, partition, squared_norms, subtract
 from merging.suites import toy
@@ -240,12 +240,13 @@ def test_gradients_of_sampled_posteriors_are_per_example(suite, worlds, blocks):
 
 def test_the_linearised_bound_is_the_held_out_linear_risk_plus_the_experts_slack(suite, artifact):
     """(5a) on the sample: heterogeneity, gap and gain only distribute the risk; all the slack is the experts'."""
-    report = build(suite, artifact, Settings(held_out=24, kernel=12, train=60, draws=10, points=3))
-    bound = report.bounds[1]
+    settings = Settings(held_out=24, kernel=12, train=60, draws=10, points=3)
+    subject = Subject("merge", "out.pt", artifact)
+    workspace = Workspace([subject], lambda: suite, settings)
+    bounds, at = workspace.at_merge(subject)
+    bound = bounds[1]
     assert bound.reading == "linearised"
     own = [sum(term.per_task[j].value for term in bound.terms[:4]) for j in range(3)]
-    slack = [own[j] - float(report.anchors["linearised"].cross.risk[j, j]) for j in range(3)]
-    linear_risk = report.sweep[1].linear_risk.value
-    assert bound.value == pytest.approx(
-        linear_risk + sum(b * s for b, s in zip(report.beta, slack, strict=True)), rel=1e-9
-    )
+    slack = [own[j] - float(workspace.experts.linear.cross.risk[j, j]) for j in range(3)]
+    expected = at.linear.risk.value + sum(b * s for b, s in zip(workspace.beta, slack, strict=True))
+    assert bound.value == pytest.approx(expected, rel=1e-9)

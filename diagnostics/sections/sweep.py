@@ -1,0 +1,150 @@
+"""The distance sweep: every reading along θ_0 → θ_m, θ_0 → expert and random directions of the same norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from bounds.types import Params, refuse
+from diagnostics.cache import digest
+from diagnostics.path import SweepPoint, ntk_radius
+from diagnostics.plain import from_plain, to_plain
+from diagnostics.workspace import Subject, Workspace
+from merging.params import norm, squared_norms, subtract
+from merging.task_vectors import merged
+
+Mode = Literal["weights", "coefficients"]
+
+
+@dataclass(frozen=True)
+class SweepPath:
+    """One path; ``kind`` is merge, expert or random; ``norm`` = ‖d‖, the distance at s = 1.
+
+    ``ntk_radius`` is the smallest distance at which the residual reaches ``tolerance`` (None: nowhere on the path).
+    """
+
+    name: str
+    kind: str
+    norm: float
+    tolerance: float
+    ntk_radius: float | None
+    points: tuple[SweepPoint, ...]
+
+
+@dataclass(frozen=True)
+class SweepSection:
+    """The merge's path first, then the controls; ``examples`` held-out examples per task behind every number."""
+
+    mode: str
+    examples: int
+    paths: tuple[SweepPath, ...]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A path to sweep: its name, kind, displacement d and grid of s; ``key`` identifies d in the cache."""
+
+    name: str
+    kind: str
+    displacement: Params
+    key: str
+    grid: tuple[float, ...]
+
+
+def compute(workspace: Workspace, subject: Subject) -> SweepSection:
+    """Sweep the merge, the expert of median distance, and one random direction."""
+    settings = workspace.settings
+    grid, few = even_grid(settings.points), even_grid(settings.control_points)
+    sizes = [norm(delta) for delta in workspace.vectors.deltas]
+    median = sorted(range(len(sizes)), key=sizes.__getitem__)[len(sizes) // 2]
+    return sweep(
+        workspace,
+        subject,
+        [
+            merge_direction(workspace, subject, grid),
+            expert_direction(workspace, median, few),
+            random_direction(workspace, subject, 0, few),
+        ],
+    )
+
+
+def even_grid(points: int, largest: float = 2.0) -> tuple[float, ...]:
+    """Return ``points`` values of s, evenly over [0, largest]."""
+    return tuple(largest * k / (points - 1) for k in range(points))
+
+
+def merge_direction(workspace: Workspace, subject: Subject, grid: Sequence[float], mode: Mode = "weights") -> Direction:
+    """θ_0 → θ_m. In mode ``coefficients`` d = θ_λ - θ_0 is made from λ, so that θ(s) is the merge of s·λ.
+
+    Raises:
+        InputError: mode ``coefficients`` for a merge that has none.
+    """
+    if mode == "weights":
+        return Direction(subject.label, "merge", workspace.displacement(subject), subject.key, tuple(grid))
+    lam = subject.artifact.coefficients
+    if lam is None:
+        refuse(
+            f"artifact {subject.file}",
+            expected="coefficients λ",
+            got=f"none: {subject.artifact.method} is not linear in the task vectors",
+            cure="use --mode weights",
+        )
+    theta = merged(workspace.vectors, lam.to(workspace.device), subject.artifact.blocks)
+    displacement = subtract(theta, workspace.vectors.base)
+    return Direction(f"s·λ of {subject.label}", "merge", displacement, digest("λ", subject.key), tuple(grid))
+
+
+def expert_direction(workspace: Workspace, index: int, grid: Sequence[float]) -> Direction:
+    """θ_0 → expert."""
+    name = f"expert {workspace.names[index]}"
+    return Direction(name, "expert", workspace.vectors.deltas[index], digest("expert", index), tuple(grid))
+
+
+def random_direction(workspace: Workspace, subject: Subject, index: int, grid: Sequence[float]) -> Direction:
+    """Return a Gaussian direction whose norm on every tensor is that of θ_m - θ_0."""
+    displacement = workspace.displacement(subject)
+    seed = workspace.settings.seed + index
+    generator = torch.Generator().manual_seed(seed)
+    random: dict[str, torch.Tensor] = {}
+    for name, length in squared_norms(displacement, {n: (n,) for n in displacement}).items():
+        like = displacement[name]
+        drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+        random[name] = (drawn * (length**0.5 / float(drawn.norm()))).to(like.device)
+    return Direction(
+        f"random direction {index + 1}", "random", random, digest("random", seed, subject.key), tuple(grid)
+    )
+
+
+def sweep(
+    workspace: Workspace, subject: Subject, directions: Sequence[Direction], mode: Mode = "weights"
+) -> SweepSection:
+    """Evaluate every direction on its grid; all points are independent pieces of work, s = 0 is one for all paths."""
+    paths = [workspace.path(d.key, d.displacement, d.name) for d in directions]
+    wanted = [(0 if s == 0 else i, s) for i, d in enumerate(directions) for s in d.grid]
+    jobs = list(dict.fromkeys(wanted))
+
+    def evaluate(index: int) -> Mapping[str, Any]:
+        path, s = jobs[index]
+        return to_plain(paths[path].point(s))
+
+    settings = workspace.settings
+    key = digest(
+        workspace.key("held_out", "kernel", "train", "draws", "weight_draws", "delta", "seed"),
+        workspace.alpha,
+        [(d.key, d.grid) for d in directions],
+    )
+    found = workspace.pieces("sweep", key, evaluate, len(jobs), f"{subject.label}: distance sweep")
+    at = dict(zip(jobs, [from_plain(SweepPoint, dict(piece)) for piece in found], strict=True))
+    points = iter([at[job] for job in wanted])
+    results = []
+    for direction in directions:
+        own = tuple(next(points) for _ in direction.grid)
+        radius = ntk_radius([p.distance for p in own], [p.residual for p in own], settings.tolerance)
+        results.append(
+            SweepPath(direction.name, direction.kind, norm(direction.displacement), settings.tolerance, radius, own)
+        )
+    examples = min(settings.held_out, *(len(task.test) for task in workspace.suite.tasks))
+    return SweepSection(mode, examples, tuple(results))

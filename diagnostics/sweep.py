@@ -1,0 +1,149 @@
+"""``python -m diagnostics.sweep --merged out.pt``: every reading of the bound against the distance from θ_0.
+
+Paths: θ_0 → θ_m, θ_0 → experts, and as control random directions with the norm of θ_m - θ_0 on every tensor.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from bounds.types import refuse
+from diagnostics.bound_report import prepare
+from diagnostics.cache import write
+from diagnostics.sections.sweep import (
+    Direction,
+    Mode,
+    SweepSection,
+    expert_direction,
+    merge_direction,
+    random_direction,
+    sweep,
+)
+from diagnostics.settings import Settings
+from diagnostics.text import sweep_table
+from diagnostics.workspace import Workspace
+from merging.commands import run
+
+
+@dataclass(frozen=True)
+class Command:
+    """Sweep the distance from the pretrained weights: sweep.csv, a figure per path and terminal tables."""
+
+    merged: Path
+    """The artifact made by python -m merging."""
+    out: Path = Path("report")
+    """Folder for sweep.csv, figures and the cache (shared with the report)."""
+    mode: Mode = "weights"
+    """weights: θ_0 + s(θ_m - θ_0). coefficients: the merge of s·λ, for merges that have a λ."""
+    s: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    """Grid of s, the same on every path."""
+    experts: tuple[str, ...] = ()
+    """Tasks whose expert's path is swept too; all for every one (default: none)."""
+    random_directions: int = 1
+    """Number of random control directions."""
+    device: str = "cpu"
+    """Device of PyTorch, e.g. cuda."""
+    workers: int | None = None
+    """Processes (default: one per CPU; 1 on other devices)."""
+    alpha: tuple[float, ...] = ()
+    """Evaluation weight of each task, summing to 1 (default: equal)."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status (0 done, 2 bad input)."""
+    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")
+    return run(lambda: _main(command))
+
+
+def _main(command: Command) -> None:
+    check_grid(command.s)
+    if command.random_directions < 0:
+        refuse("random directions", expected="0 or more", got=command.random_directions, cure="0 leaves them out")
+    workspace = prepare([command.merged], command.out, command.settings, command.alpha, command.device, command.workers)
+    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace), command.mode)
+    trivial = workspace.trivial_risk
+    command.out.mkdir(exist_ok=True)
+    write(command.out / "sweep.csv", as_csv(section).encode())
+    _write_figures(section, trivial, command.out)
+    console = Console()
+    for path in section.paths:
+        console.print(sweep_table(path, section.examples))
+        console.print()
+    console.print(f"{command.out / 'sweep.csv'} and {len(section.paths)} figures", highlight=False)
+
+
+def check_grid(grid: Sequence[float]) -> None:
+    """Check a grid of s: at least two finite values >= 0, increasing.
+
+    Raises:
+        InputError: it is not.
+    """
+    good = len(grid) > 1 and all(math.isfinite(s) and s >= 0 for s in grid)
+    if not good or any(b <= a for a, b in itertools.pairwise(grid)):
+        refuse("grid of s", expected="two or more increasing numbers >= 0", got=list(grid), cure="e.g. --s 0 0.5 1 2")
+
+
+def _directions(command: Command, workspace: Workspace) -> list[Direction]:
+    names, subject = list(workspace.names), workspace.subjects[0]
+    unknown = [e for e in command.experts if e not in names and e != "all"]
+    if unknown:
+        refuse("experts", expected="all or " + " or ".join(names), got=unknown, cure="name tasks of the suite")
+    chosen = [i for i, name in enumerate(names) if name in command.experts or "all" in command.experts]
+    return [
+        merge_direction(workspace, subject, command.s, command.mode),
+        *(expert_direction(workspace, i, command.s) for i in chosen),
+        *(random_direction(workspace, subject, i, command.s) for i in range(command.random_directions)),
+    ]
+
+
+def as_csv(section: SweepSection) -> str:
+    """Return a row per path, s and reading: the bound, its gap to the measured risk, every term. Risks in nats."""
+    terms = list(
+        dict.fromkeys(name for path in section.paths for p in path.points for row in p.terms.values() for name in row)
+    )
+    fixed = (
+        "path", "kind", "s", "distance", "ntk_radius", "tolerance", "examples_per_task", "risk", "risk_stderr", "error",
+        "linear_risk", "transfer_error", "residual", "reading", "bound", "gap",
+    )  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*fixed, *(f"term: {name}" for name in terms)])
+    for path in section.paths:
+        radius = "" if path.ntk_radius is None else path.ntk_radius
+        for p in path.points:
+            for reading, value in p.bounds.items():
+                row = (
+                    path.name, path.kind, p.s, p.distance, radius, path.tolerance, section.examples, p.risk.value,
+                    p.risk.stderr, p.error, p.linear_risk.value, p.transfer.value, p.residual, reading, value,
+                    p.gaps[reading],
+                )  # fmt: skip
+                writer.writerow([*row, *(p.terms[reading].get(name, "") for name in terms)])
+    return out.getvalue()
+
+
+def _write_figures(section: SweepSection, trivial: float, folder: Path) -> None:
+    from diagnostics.figures.curves import draw_path
+    from diagnostics.figures.style import as_element
+    from diagnostics.svg import standalone
+
+    (folder / "figures").mkdir(exist_ok=True)
+    for index, path in enumerate(section.paths):
+        name = f"path-{index + 1}-{path.kind}"
+        svg = as_element(lambda path=path: draw_path(section, path, trivial), name)
+        write(folder / "figures" / f"{name}.svg", standalone(svg).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

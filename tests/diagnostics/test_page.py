@@ -1,0 +1,135 @@
+"""The page: self-contained, complete, well formed, and shown by a browser without an error."""
+
+import html.parser
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from diagnostics.bound_report import main
+from diagnostics.page import number, percent, signed
+from diagnostics.svg import FAINT, INK, PAPER
+from merging import merge
+from merging.artifact import save
+from merging.suites import toy
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "3"]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--enable-logging=stderr", "--hide-scrollbars",
+)  # fmt: skip
+SECTIONS = (
+    "accuracy", "bound", "heterogeneity", "flatness", "entk", "distillation", "certificates", "sweep", "assumptions",
+    "provenance",
+)  # fmt: skip
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, suite = tmp_path_factory.mktemp("page"), toy.build()
+    for name, method, settings in (("a", "samerging", {"steps": 10, "examples": 8}), ("b", "average", {})):
+        artifact = merge(
+            method, suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, **settings
+        )  # fmt: skip
+        save(artifact, folder / f"{name}.pt")
+    assert main(["--merged", str(folder / "a.pt"), str(folder / "b.pt"), "--out", str(folder / "r"), *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "r" / "report.html").read_text(encoding="utf-8")
+
+
+class Tags(html.parser.HTMLParser):
+    """Checks nesting and collects identifiers and links."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.identifiers, self.links, self.wrong = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.identifiers.append(value)
+            if name in ("href", "xlink:href", "src") and value:
+                self.links.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_the_page_is_well_formed_and_self_contained(page):
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.wrong
+    assert not tags.open
+    assert len(set(tags.identifiers)) == len(tags.identifiers)
+    assert set(SECTIONS) < set(tags.identifiers)
+    for link in tags.links:
+        assert link == "data:," or (link.startswith("#") and link[1:] in tags.identifiers), link
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    assert "<script" not in page
+
+
+def test_sections_come_in_the_promised_order(page):
+    places = [page.index(f'id="{name}"') for name in SECTIONS if name not in ("flatness", "entk")]
+    assert places == sorted(places)
+    assert page.index('class="verdict"') < places[0]
+
+
+def test_figures_use_the_pages_ink_and_files_are_black_on_white(page, folder):
+    for colour in (INK, FAINT, PAPER):
+        assert colour not in page
+    assert page.count("<svg") == 15  # 8 a merge, but one cross-risk
+    files = sorted((folder / "r" / "figures").iterdir())
+    assert len(files) == 15
+    for path in files:
+        root = ET.parse(path).getroot()
+        assert root.get("width", "").endswith("pt")
+        assert "var(" not in path.read_text(encoding="utf-8")
+
+
+def test_every_sweep_figure_shows_the_three_readings_with_units_and_n(folder):
+    text = (folder / "r" / "figures" / "sweep-1.svg").read_text(encoding="utf-8")
+    for part in ("assumed-linear", "linearised", "corrected", "measured risk", "(nats)", "n = 24", "distance"):
+        assert part in text
+
+
+def test_numbers():
+    assert number(None) == number(float("nan")) == "–"
+    assert number(1234.5) == "1.23e+03"
+    assert percent(0.1234) == "12.3"
+    assert signed(-0.5) == "−0.500"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("size", ["1200,900", "500,900"])
+def test_a_browser_shows_it_without_a_message_and_without_sideways_scrolling(folder, page, size, tmp_path):
+    probe = tmp_path / "probe.html"
+    script = "<script>document.title = [document.documentElement.scrollWidth, innerWidth].join(' ')</script>"
+    probe.write_text(page.replace("</body>", script + "</body>"), encoding="utf-8")
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'p'}", f"--window-size={size}", "--dump-dom"]
+    original = subprocess.run(
+        [*command, (folder / "r" / "report.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in original.stderr
+    assert 'id="provenance"' in original.stdout
+    shown = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"<title>(\d+) (\d+)</title>", shown.stdout)
+    assert found is not None
+    assert int(found[1]) <= int(found[2])

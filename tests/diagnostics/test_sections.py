@@ -1,0 +1,225 @@
+"""Certificates, comparison, flatness and kernel of a report, against direct computations on ``toy``."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from bounds.certificates import Count, pooled
+from bounds.pac_bayes import kl_inverse
+from bounds.types import InputError
+from diagnostics.cache import Cache
+from diagnostics.report import build
+from diagnostics.sections import certificates, comparison, flatness
+from diagnostics.sections.gibbs import OWN_PRIOR, merged_draws
+from diagnostics.settings import Settings
+from diagnostics.workspace import Subject, Workspace
+from merging import merge, merged
+from merging.params import partition
+from merging.suites import toy
+
+SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3, hessian=24)
+
+
+def make(suite, method, **settings):
+    return merge(method, suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, **settings)
+
+
+def workspace(suite, *artifacts, settings=SMALL):
+    subjects = [Subject(f"{i}-{a.method}", f"{i}.pt", a) for i, a in enumerate(artifacts)]
+    return Workspace(subjects, lambda: suite, settings, Cache(None))
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return toy.build(overlap=0.3)
+
+
+@pytest.fixture(scope="module")
+def learned(suite):
+    return make(suite, "samerging", steps=30, examples=16)
+
+
+def errors(suite, theta, split):
+    wrong = []
+    for task in suite.tasks:
+        sample = getattr(task, split)
+        wrong.append((task.forward(theta, sample.inputs).argmax(1) != sample.labels).double())
+    return wrong
+
+
+def test_a_fixed_model_is_certified_on_validation_and_compared_on_test(suite, learned):
+    space = workspace(suite, learned)
+    section = certificates.compute(space, space.subjects[0])
+    wrong = errors(suite, learned.merged, "validation")
+    counts = [Count(float(w.sum()), len(w)) for w in wrong]
+    row = section.rows[0]
+    assert section.models_looked_at == 1
+    assert row.n == sum(len(w) for w in wrong)
+    assert row.observed == pytest.approx(float(torch.cat(wrong).mean()))
+    assert row.value == pytest.approx(pooled(counts, 0.05).value)
+    test = [float(w.mean()) for w in errors(suite, learned.merged, "test")]
+    assert row.test_error == pytest.approx(sum(c.n * t for c, t in zip(counts, test, strict=True)) / row.n)
+    assert [t.test_error for t in section.tasks] == pytest.approx(test)
+    assert all(t.beyond == (t.test_error > t.value) for t in section.tasks)
+
+
+def test_side_by_side_certificates_pay_for_each_other(suite, learned):
+    alone = workspace(suite, learned)
+    both = workspace(suite, learned, make(suite, "average"))
+    one, two = (certificates.compute(w, w.subjects[0]) for w in (alone, both))
+    assert two.models_looked_at == 2
+    assert all(b.value > a.value for a, b in zip(one.rows[:3], two.rows[:3], strict=True))
+    assert two.gibbs[0].delta == pytest.approx(one.gibbs[0].delta / 2)
+
+
+def test_a_choice_on_validation_pays_for_every_candidate_and_loses_its_own_prior(suite):
+    chosen = make(suite, "task_arithmetic")
+    space = workspace(suite, chosen)
+    section = certificates.compute(space, space.subjects[0])
+    assert section.models_looked_at == 20
+    wrong = errors(suite, chosen.merged, "validation")
+    counts = [Count(float(w.sum()), len(w)) for w in wrong]
+    assert section.rows[0].value == pytest.approx(pooled(counts, 0.05, 20).value)
+    assert [g.prior == OWN_PRIOR for g in section.gibbs] == [False]
+    silent = dataclasses.replace(chosen, history={})
+    space = workspace(suite, silent)
+    section = certificates.compute(space, space.subjects[0])
+    assert [row.equation for row in section.rows] == ["(10), (12)"]
+    assert "no held-out certificate" in section.use
+    given = make(suite, "task_arithmetic", scale=0.3)
+    assert certificates.validation_use(Subject("a", "a.pt", given))[0] == 1
+
+
+def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, learned):
+    space = workspace(suite, learned)
+    rows = certificates.compute(space, space.subjects[0]).gibbs
+    assert [r.data_free for r in rows] == [True, False]
+    mean = learned.coefficients.double()
+    for row in rows:
+        prior = mean if row.prior == OWN_PRIOR else torch.full_like(mean, 1 / 3 if row.prior == "1/T" else 0.3)
+        assert row.kl == pytest.approx(float((mean - prior).square().sum()) / (2 * row.scale**2))
+        assert row.grid_size == 9
+        assert row.posteriors_seen == 2
+        inner = float(kl_inverse(row.observed, math.log(2 / 0.025) / row.draws))
+        nats = (row.kl + math.log(2 * math.sqrt(row.n) * 9 / 0.025)) / row.n
+        assert row.value == pytest.approx(min(1.0, float(kl_inverse(inner, nats))))
+        assert row.observed + row.monte_carlo_margin == pytest.approx(inner)
+        assert row.value > row.observed
+    assert rows[0].draws == rows[0].n
+    assert rows[1].draws == 3 * rows[1].n
+    # the Gibbs error itself, by many draws that each judge the whole split
+    for row in rows:
+        generator = torch.Generator().manual_seed(7)
+        noise = torch.randn(300, *mean.shape, generator=generator, dtype=mean.dtype)
+        rates = [
+            float(torch.cat(errors(suite, theta, "validation")).mean())
+            for theta in merged_draws(suite.task_vectors, mean + row.scale * noise, learned.blocks)
+        ]
+        gibbs = sum(rates) / len(rates)
+        assert row.observed == pytest.approx(gibbs, abs=4 * math.sqrt(0.25 / row.draws))
+
+
+def test_draws_are_merged_as_merges_are(suite):
+    blocks = partition(suite.task_vectors.base, "tensor")
+    coefficients = torch.randn(4, 3, len(blocks), dtype=torch.float64)
+    for lam, theta in zip(coefficients, merged_draws(suite.task_vectors, coefficients, blocks), strict=True):
+        expected = merged(suite.task_vectors, lam, blocks)
+        assert all(torch.allclose(theta[name], expected[name]) for name in expected)
+
+
+def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learned):
+    bent = dataclasses.replace(learned, merged={k: v + 0.01 for k, v in learned.merged.items()})
+    bare = dataclasses.replace(learned, coefficients=None, blocks=None)
+    for artifact in (bent, bare):
+        space = workspace(suite, artifact)
+        section = certificates.compute(space, space.subjects[0])
+        assert section.gibbs == ()
+        assert section.gap_to_test is None
+        assert section.rows
+
+
+def test_flatness_is_that_of_the_weighted_mean(suite, learned):
+    space = workspace(suite, learned)
+    section = flatness.compute(space, space.subjects[0])
+    theta = {k: v.clone().requires_grad_() for k, v in learned.merged.items()}
+    risk = sum(
+        torch.nn.functional.cross_entropy(task.forward(theta, s.inputs), s.labels) / 3
+        for task in suite.tasks
+        for s in [space.held_out(task)]
+    )
+    gradient = torch.autograd.grad(risk, list(theta.values()))
+    assert section.gradient_norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradient)))
+    squares = sum(v**2 for v in section.gradient_per_block.values())
+    assert math.sqrt(squares) == pytest.approx(section.gradient_norm)
+    assert len(section.coefficient_eigenvalues) == 3
+
+    def risk_at(lam):
+        point = {k: v + sum(c * d[k] for c, d in zip(lam, suite.task_vectors.deltas, strict=True))
+                 for k, v in learned.merged.items()}  # fmt: skip
+        return sum(
+            torch.nn.functional.cross_entropy(task.forward(point, s.inputs), s.labels) / 3
+            for task in suite.tasks
+            for s in [space.held_out(task)]
+        )
+
+    hessian = torch.autograd.functional.hessian(risk_at, torch.zeros(3, dtype=torch.float64))
+    expected = torch.linalg.eigvalsh(hessian).flip(0)
+    assert torch.allclose(
+        torch.tensor(section.coefficient_eigenvalues, dtype=torch.float64), expected, rtol=1e-8, atol=1e-10
+    )
+
+
+def test_differences_are_those_of_the_sections_and_rankings_follow(suite, learned):
+    space = workspace(suite, learned, make(suite, "average"), make(suite, "task_arithmetic"))
+    report = build(space)
+    compared = report.comparison
+    assert compared is not None
+    by = {(d.merge, d.quantity): d.difference for d in compared.differences}
+    first = report.merges[0]
+    assert first.bound
+    assert first.accuracy
+    for other in report.merges[1:]:
+        assert other.bound
+        assert other.accuracy
+        risk = by[other.label, comparison.RISK]
+        assert risk.value == pytest.approx(other.accuracy.risk.value - first.accuracy.risk.value)
+        error = by[other.label, comparison.ERROR]
+        assert error.value == pytest.approx(other.accuracy.error.value - first.accuracy.error.value)
+        for mine, reference in zip(other.bound.readings, first.bound.readings, strict=True):
+            difference = by[other.label, f"bound, {mine.reading} (nats)"]
+            assert difference.value == pytest.approx(mine.value - reference.value)
+            assert 0 < difference.stderr < 1
+    risks = {m.label: m.accuracy.risk.value for m in report.merges if m.accuracy}
+    assert list(compared.test_order) == sorted(risks, key=risks.__getitem__)
+    corrected = {m.label: m.bound.readings[2].value for m in report.merges if m.bound}
+    ranking = compared.rankings[2]
+    assert list(ranking.order) == sorted(corrected, key=corrected.__getitem__)
+    assert ranking.kendall_tau == pytest.approx(
+        comparison.rank_agreement(list(corrected.values()), list(risks.values()))
+    )
+    assert len(report.verdict) == 9
+
+
+def test_the_bootstrap_has_the_standard_error_of_a_mean():
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(400, generator=generator), 2 * torch.randn(100, generator=generator)]
+    estimate = comparison.paired_bootstrap([values], (0.25, 0.75), 4000, 0)
+    assert estimate.value == pytest.approx(float(0.25 * values[0].mean() + 0.75 * values[1].mean()), abs=1e-6)
+    expected = math.sqrt(sum((w * float(v.std())) ** 2 / len(v) for w, v in zip((0.25, 0.75), values, strict=True)))
+    assert estimate.stderr == pytest.approx(expected, rel=0.06)
+    cancelling = comparison.paired_bootstrap([values, [-v for v in values]], (0.25, 0.75), 100, 0)
+    assert cancelling.stderr == pytest.approx(0, abs=1e-12)  # groups of a task share their examples
+
+
+def test_rank_agreement():
+    assert comparison.rank_agreement([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
+    assert comparison.rank_agreement([1, 2, 3], [30, 20, 10]) == pytest.approx(-1)
+    assert comparison.rank_agreement([1], [1]) is None
+    assert comparison.rank_agreement([1, 1], [1, 2]) is None
+
+
+def test_artifacts_of_different_suites_are_refused(suite, learned):
+    with pytest.raises(InputError, match="suite and sources"):
+        build(workspace(suite, learned, dataclasses.replace(learned, suite="mini8")))
