@@ -142,15 +142,20 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.rows
 
 
+def mean_risk(space, theta):
+    risks = []
+    for task in space.suite.tasks:
+        sample = space.held_out(task)
+        assert sample.labels is not None
+        risks.append(torch.nn.functional.cross_entropy(task.forward(theta, sample.inputs), sample.labels))
+    return torch.stack(risks).mean()
+
+
 def test_flatness_is_that_of_the_weighted_mean(suite, learned):
     space = workspace(suite, learned)
     section = flatness.compute(space, space.subjects[0])
     theta = {k: v.clone().requires_grad_() for k, v in learned.merged.items()}
-    risk = sum(
-        torch.nn.functional.cross_entropy(task.forward(theta, s.inputs), s.labels) / 3
-        for task in suite.tasks
-        for s in [space.held_out(task)]
-    )
+    risk = mean_risk(space, theta)
     gradient = torch.autograd.grad(risk, list(theta.values()))
     assert section.gradient_norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradient)))
     squares = sum(v**2 for v in section.gradient_per_block.values())
@@ -160,11 +165,7 @@ def test_flatness_is_that_of_the_weighted_mean(suite, learned):
     def risk_at(lam):
         point = {k: v + sum(c * d[k] for c, d in zip(lam, suite.task_vectors.deltas, strict=True))
                  for k, v in learned.merged.items()}  # fmt: skip
-        return sum(
-            torch.nn.functional.cross_entropy(task.forward(point, s.inputs), s.labels) / 3
-            for task in suite.tasks
-            for s in [space.held_out(task)]
-        )
+        return mean_risk(space, point)
 
     hessian = torch.autograd.functional.hessian(risk_at, torch.zeros(3, dtype=torch.float64))
     expected = torch.linalg.eigvalsh(hessian).flip(0)
