@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -13,7 +14,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 
 from bounds.types import InputError, refuse
 from diagnostics.cache import Cache, digest, write
@@ -27,7 +27,7 @@ from diagnostics.workers import available
 from diagnostics.workspace import Subject, Workspace, check_device
 from merging import suites
 from merging.artifact import load
-from merging.commands import run, track
+from merging.commands import console, run, track
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def report(command: Command) -> None:
     if command.json == "-":
         sys.stdout.write(text)
         return
-    console = Console()
-    print_report(result, console)
-    console.print()
+    output = console()
+    print_report(result, output)
+    output.print()
     files = f"{command.out / 'report.html'}, report.json and {figures} figures"
-    console.print(f"{files}, {time.perf_counter() - started:.0f} s", highlight=False)
+    output.print(f"{files}, {time.perf_counter() - started:.0f} s", highlight=False)
 
 
 def prepare(
@@ -167,6 +167,7 @@ def _write(result: Report, text: str, command: Command, workspace: Workspace) ->
     (command.out / "figures").mkdir(exist_ok=True)
     for name, svg in drawings.figures.items():
         write(command.out / "figures" / f"{name}.svg", standalone(svg).encode())
+        write(command.out / "figures" / f"{name}.png", base64.b64decode(drawings.pixels[name]))
     write(command.out / "report.html", render(result, drawings).encode())
     write(command.out / "report.json", text.encode())
     if command.json not in (None, "-"):
@@ -185,7 +186,7 @@ class Show:
 def show(arguments: Sequence[str]) -> int:
     """``mergebound report show report.json``; return the exit status."""
     command = tyro.cli(Show, args=arguments, prog="mergebound report show")
-    return run(lambda: print_report(read_report(command.report), Console()))
+    return run(lambda: print_report(read_report(command.report), console()))
 
 
 def read_report(path: Path) -> Report:

@@ -17,7 +17,7 @@ import torch
 from bounds.types import Params, refuse
 from diagnostics.plain import from_plain, to_plain
 
-VERSION = "2"
+VERSION = "3"
 """Part of every key: raise it when a section's meaning changes."""
 Data = TypeVar("Data")
 

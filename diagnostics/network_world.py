@@ -25,8 +25,8 @@ class PosteriorDraws:
     """Scores of every task under sampled weights of every posterior.
 
     ``scores[i][j]`` [N_i, C_i]: task i's held-out examples under θ ~ Q_j (one draw per share of examples);
-    ``gradients[j]`` [N_j, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i]; ``own[j]`` [n']: losses
-    of the network at θ_j on a subsample of S_j.
+    ``gradients[j]`` [N_j, B]: per-example ‖∇_b ℓ‖² of task j under θ ~ Q_j; ``labels[i]`` [N_i];
+    ``own[j]`` [n']: losses of the network at θ_j on a subsample of S_j.
     """
 
     scores: Sequence[Sequence[Tensor]]

@@ -16,16 +16,18 @@ from diagnostics.svg import on_page
 
 @dataclass(frozen=True)
 class Drawings:
-    """Figures as SVG with placeholder colours, by name."""
+    """Figures by name: as SVG with placeholder colours, and as PNG on white in base 64."""
 
     figures: Mapping[str, str]
+    pixels: Mapping[str, str]
 
 
 def draw(report: Report) -> Drawings:
     """Draw every figure of the report."""
     from diagnostics.figures import draw_all  # matplotlib takes a second to import, and a cached report needs none
 
-    return Drawings(draw_all(report))
+    images = draw_all(report)
+    return Drawings({name: svg for name, (svg, _) in images.items()}, {name: png for name, (_, png) in images.items()})
 
 
 def render(report: Report, drawings: Drawings) -> str:

@@ -1,4 +1,4 @@
-"""The published JSON Schema of report.json, made from its data classes: ``python -m diagnostics.schema`` rewrites it."""
+"""The published JSON Schema of report.json, made from its data classes; ``python -m diagnostics.schema`` writes it."""
 
 from __future__ import annotations
 

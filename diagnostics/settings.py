@@ -23,11 +23,11 @@ UNIFORM_PRIORS = ("1/T", "0.3")
 class Settings:
     """How much to measure. Every example count is per task."""
 
-    held_out: int = 48
+    held_out: int = 32
     """Test examples for cross-risk, gradients, kernels K(x, x), transfer error and the sweep."""
     kernel: int = 16
     """Training examples for the trace of the kernel."""
-    train: int = 128
+    train: int = 96
     """Training examples for each expert's own risk; the whole sample if it is smaller."""
     draws: int = 64
     """Draws from each linearised posterior, in score space and in pairs of opposite noise."""
@@ -39,7 +39,7 @@ class Settings:
     """Points of the sweep's control paths (to an expert, in a random direction), over s in [0, 2] too."""
     gram: int = 4
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
-    hessian: int = 6
+    hessian: int = 4
     """Test examples for the top Hessian eigenvalue of each task."""
     gibbs_draws: int = 3
     """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""

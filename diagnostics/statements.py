@@ -62,8 +62,9 @@ def _what_theory_says(merge: MergeReport) -> str:
     measured = "" if merge.accuracy is None else f", the measured risk is {merge.accuracy.risk.value:.2f}"
     return (
         f"The bound that holds for the network (corrected) is {corrected.value:.2f} nats and {state}: it lies "
-        f"{relation} the {merge.bound.trivial_risk:.2f} nats of knowing nothing{measured}; {largest.name} dominates "
-        f"with {largest.estimate.value:.2f} nats, {100 * largest.estimate.value / positive:.0f} % of the positive terms."
+        f"{relation} the {merge.bound.trivial_risk:.2f} nats of knowing nothing{measured}; "
+        f"{largest.name} dominates with {largest.estimate.value:.2f} nats, "
+        f"{100 * largest.estimate.value / positive:.0f} % of the positive terms."
     )
 
 

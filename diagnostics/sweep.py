@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
@@ -33,7 +32,7 @@ from diagnostics.sections.sweep import (
 from diagnostics.settings import Settings
 from diagnostics.text import sweep_table
 from diagnostics.workspace import Workspace
-from merging.commands import run
+from merging.commands import console, run
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,11 @@ def _main(command: Command) -> None:
     command.out.mkdir(exist_ok=True)
     write(command.out / "sweep.csv", as_csv(section).encode())
     _write_figures(section, trivial, command.out)
-    console = Console()
+    output = console()
     for path in section.paths:
-        console.print(sweep_table(path, section.examples))
-        console.print()
-    console.print(f"{command.out / 'sweep.csv'} and {len(section.paths)} figures", highlight=False)
+        output.print(sweep_table(path, section.examples))
+        output.print()
+    output.print(f"{command.out / 'sweep.csv'} and {len(section.paths)} figures", highlight=False)
 
 
 def check_grid(grid: Sequence[float]) -> None:

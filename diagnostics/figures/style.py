@@ -6,6 +6,7 @@ print. Ink and paper are placeholders: on the page they become the page's own co
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -79,8 +80,8 @@ def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def draw_all(report: Report) -> dict[str, str]:
-    """Draw every figure whose section is there; return name -> SVG with placeholder colours."""
+def draw_all(report: Report) -> dict[str, tuple[str, str]]:
+    """Draw every figure whose section is there; return name -> (SVG with placeholder colours, PNG in base 64)."""
     from diagnostics.figures.curves import certified, controls, ladder, sweep
     from diagnostics.figures.tables import cross_risk, flatness, kernel, terms
 
@@ -94,21 +95,28 @@ def draw_all(report: Report) -> dict[str, str]:
         "sweep": ("sweep", sweep),
         "controls": ("sweep", controls),
     }
-    figures: dict[str, str] = {}
+    figures: dict[str, tuple[str, str]] = {}
     for index, merge in enumerate(report.merges):
         for name, (section, draw) in drawings.items():
             if getattr(merge, section) is not None and not (name == "cross_risk" and index):
                 label = f"{name}-{index + 1}"
-                figures[label] = as_element(partial(draw, report, merge), label)
+                figures[label] = as_images(partial(draw, report, merge), label)
     return figures
+
+
+def as_images(draw: Callable[[], Figure], name: str) -> tuple[str, str]:
+    """Draw in the report's style; return an SVG element with placeholder colours, and a PNG on white in base 64."""
+    vector, pixels = io.StringIO(), io.BytesIO()
+    with matplotlib.rc_context(_RC):
+        figure = draw()
+        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return element(vector.getvalue(), name), base64.b64encode(pixels.getvalue()).decode()
 
 
 def as_element(draw: Callable[[], Figure], name: str) -> str:
     """Draw in the report's style; return an SVG element with placeholder colours."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_RC):
-        draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return element(buffer.getvalue(), name)
+    return as_images(draw, name)[0]
 
 
 __all__ = [
@@ -118,6 +126,7 @@ __all__ = [
     "READING_STYLES",
     "TERM_STYLES",
     "as_element",
+    "as_images",
     "draw_all",
     "legend_below",
     "new_figure",

@@ -81,7 +81,8 @@ def cross_risk(report: Report, merge: MergeReport) -> Figure:
     axes.spines[:].set_visible(False)
     n = min(table.examples)
     bar = figure.colorbar(image, shrink=0.8)
-    bar.solids.set_rasterized(False)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
     bar.set_label(f"R_ij: cross-entropy (nats), n = {n} per task")
     return figure
 

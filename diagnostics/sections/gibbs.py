@@ -7,23 +7,28 @@ kl^-1 at m = number of judgements (Hoeffding 1956: the kl form holds for unequal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bounds.autodiff import differentiable
 from bounds.certificates import coefficient_kl, coefficient_pac_bayes
-from bounds.types import Blocks, Bound, take
+from bounds.types import Blocks, Bound, Inputs, Params, take
 from diagnostics.cache import digest
 from diagnostics.settings import COEFFICIENT_SCALES, UNIFORM_PRIORS
 from diagnostics.workspace import Subject, Workspace
+from merging.task import Task
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
 OWN_PRIOR = "λ̂ itself"
 CHUNKS = 8
 """Pieces in which each task's draws are cached and spread over processes."""
+TOGETHER = 16
+"""Draws whose merged weights are held at once."""
 PILOT = 12
 """One in so many examples is judged to choose s; those draws are thrown away."""
 
@@ -152,7 +157,8 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, repeats: int | 
 
 
 def _judge_piece(workspace: Workspace, subject: Subject, scale: float, piece: int, repeats: int | None) -> Tensor:
-    chunks = 1 if repeats is None else CHUNKS
+    pilot = repeats is None
+    chunks = 1 if pilot else CHUNKS
     task, lam = workspace.suite.tasks[piece // chunks], subject.artifact.coefficients
     sample = task.validation
     assert lam is not None
@@ -161,22 +167,32 @@ def _judge_piece(workspace: Workspace, subject: Subject, scale: float, piece: in
     blocks = coefficient_blocks(workspace.vectors, lam, subject.artifact.blocks)
     seed = int(digest(workspace.settings.seed, scale, piece, repeats)[:12], 16)
     generator = torch.Generator().manual_seed(seed)
-    wrong = []
-    with torch.no_grad():
-        for index in range(piece % chunks, len(sample), PILOT if repeats is None else chunks):
-            example = take(sample.inputs, slice(index, index + 1))
-            noise = torch.randn(repeats or 1, *lam.shape, generator=generator, dtype=lam.dtype)
+    repeats, wrong = repeats or 1, []
+    examples = torch.arange(piece % chunks, len(sample), PILOT if pilot else chunks)
+    with torch.no_grad(), differentiable():
+        for chosen in examples.repeat_interleave(repeats).split(TOGETHER):
+            noise = torch.randn(len(chosen), *lam.shape, generator=generator, dtype=lam.dtype)
             thetas = merged_draws(workspace.vectors, (lam + scale * noise).to(workspace.device), blocks)
-            wrong += [int(task.forward(theta, example).argmax()) != int(sample.labels[index]) for theta in thetas]
-    return torch.tensor(wrong, dtype=torch.bool)
+            scores = torch.func.vmap(partial(_one, task))(thetas, take(sample.inputs, chosen))
+            wrong.append((scores.argmax(dim=1) != sample.labels[chosen]).cpu())
+    return torch.cat(wrong)
 
 
-def merged_draws(task_vectors: TaskVectors, coefficients: Tensor, blocks: Blocks) -> Iterator[dict[str, Tensor]]:
-    """Yield ``merging.merged`` of each of coefficients [m, T, L], reading every task vector once for all m. Exact."""
+def _one(task: Task, theta: Params, example: Inputs) -> Tensor:
+    """Scores [C] of one example."""
+    batch = example[None] if isinstance(example, Tensor) else {name: value[None] for name, value in example.items()}
+    return task.forward(theta, batch)[0]
+
+
+def merged_draws(task_vectors: TaskVectors, coefficients: Tensor, blocks: Blocks) -> dict[str, Tensor]:
+    """Return ``merging.merged`` of each of coefficients [m, T, L], stacked: name -> [m, ...]. Exact.
+
+    Every task vector is read once for all m.
+    """
     column = {name: i for i, names in enumerate(blocks.values()) for name in names}
-    together = {
-        name: torch.addmm(base.flatten(), coefficients[:, :, column[name]].to(base.dtype), deltas.flatten(1))
-        for (name, base), deltas in zip(task_vectors.base.items(), task_vectors.stacked.values(), strict=True)
-    }
-    for draw in range(len(coefficients)):
-        yield {name: rows[draw].view_as(task_vectors.base[name]) for name, rows in together.items()}
+    together = {}
+    for name, base in task_vectors.base.items():
+        weights, deltas = coefficients[:, :, column[name]].to(base.dtype), task_vectors.stacked[name]
+        rows = torch.addmm(base.flatten(), weights, deltas.reshape(len(deltas), -1))
+        together[name] = rows.view(-1, *base.shape)
+    return together

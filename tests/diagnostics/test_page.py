@@ -33,11 +33,11 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder, suite = tmp_path_factory.mktemp("page"), toy.build()
-    for name, method, settings in (("a", "samerging", {"steps": 10, "examples": 8}), ("b", "average", {})):
-        artifact = merge(
-            method, suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, **settings
-        )  # fmt: skip
-        save(artifact, folder / f"{name}.pt")
+    learned = merge(
+        "samerging", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, steps=10, examples=8
+    )
+    save(learned, folder / "a.pt")
+    save(merge("average", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources), folder / "b.pt")
     assert main(["--merged", str(folder / "a.pt"), str(folder / "b.pt"), "--out", str(folder / "r"), *QUICK]) == 0
     return folder
 

@@ -113,9 +113,10 @@ def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, l
     for row in rows:
         generator = torch.Generator().manual_seed(7)
         noise = torch.randn(300, *mean.shape, generator=generator, dtype=mean.dtype)
+        thetas = merged_draws(suite.task_vectors, mean + row.scale * noise, learned.blocks)
         rates = [
-            float(torch.cat(errors(suite, theta, "validation")).mean())
-            for theta in merged_draws(suite.task_vectors, mean + row.scale * noise, learned.blocks)
+            float(torch.cat(errors(suite, {k: v[i] for k, v in thetas.items()}, "validation")).mean())
+            for i in range(300)
         ]
         gibbs = sum(rates) / len(rates)
         assert row.observed == pytest.approx(gibbs, abs=4 * math.sqrt(0.25 / row.draws))
@@ -124,9 +125,10 @@ def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, l
 def test_draws_are_merged_as_merges_are(suite):
     blocks = partition(suite.task_vectors.base, "tensor")
     coefficients = torch.randn(4, 3, len(blocks), dtype=torch.float64)
-    for lam, theta in zip(coefficients, merged_draws(suite.task_vectors, coefficients, blocks), strict=True):
-        expected = merged(suite.task_vectors, lam, blocks)
-        assert all(torch.allclose(theta[name], expected[name]) for name in expected)
+    thetas = merged_draws(suite.task_vectors, coefficients, blocks)
+    for draw, lam in enumerate(coefficients):
+        for name, expected in merged(suite.task_vectors, lam, blocks).items():
+            assert torch.allclose(thetas[name][draw], expected)
 
 
 def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learned):
@@ -140,15 +142,20 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.rows
 
 
+def mean_risk(space, theta):
+    risks = []
+    for task in space.suite.tasks:
+        sample = space.held_out(task)
+        assert sample.labels is not None
+        risks.append(torch.nn.functional.cross_entropy(task.forward(theta, sample.inputs), sample.labels))
+    return torch.stack(risks).mean()
+
+
 def test_flatness_is_that_of_the_weighted_mean(suite, learned):
     space = workspace(suite, learned)
     section = flatness.compute(space, space.subjects[0])
     theta = {k: v.clone().requires_grad_() for k, v in learned.merged.items()}
-    risk = sum(
-        torch.nn.functional.cross_entropy(task.forward(theta, s.inputs), s.labels) / 3
-        for task in suite.tasks
-        for s in [space.held_out(task)]
-    )
+    risk = mean_risk(space, theta)
     gradient = torch.autograd.grad(risk, list(theta.values()))
     assert section.gradient_norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradient)))
     squares = sum(v**2 for v in section.gradient_per_block.values())
@@ -158,11 +165,7 @@ def test_flatness_is_that_of_the_weighted_mean(suite, learned):
     def risk_at(lam):
         point = {k: v + sum(c * d[k] for c, d in zip(lam, suite.task_vectors.deltas, strict=True))
                  for k, v in learned.merged.items()}  # fmt: skip
-        return sum(
-            torch.nn.functional.cross_entropy(task.forward(point, s.inputs), s.labels) / 3
-            for task in suite.tasks
-            for s in [space.held_out(task)]
-        )
+        return mean_risk(space, point)
 
     hessian = torch.autograd.functional.hessian(risk_at, torch.zeros(3, dtype=torch.float64))
     expected = torch.linalg.eigvalsh(hessian).flip(0)

@@ -79,6 +79,7 @@ def test_an_experts_path_ends_at_the_expert(suite, artifact):
     risk = 0.0
     for task in suite.tasks:
         sample = workspace.held_out(task)
+        assert sample.labels is not None
         scores = task.forward(suite.task_vectors.expert(1), sample.inputs)
         risk += float(torch.nn.functional.cross_entropy(scores, sample.labels)) / 3
     assert point.risk.value == pytest.approx(risk)

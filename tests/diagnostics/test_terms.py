@@ -209,25 +209,43 @@ def test_anchor_statistics(suite, worlds, blocks):
 def test_sampled_posteriors_share_the_examples_out(suite, worlds, blocks):
     means = [suite.task_vectors.expert(j) for j in range(3)]
     drawn = network_world.sample_posteriors(
-        suite.tasks, [w.held_out for w in worlds], means, [(0.0, 0.0)] * 3, blocks, draws=3, seed=0,
+        suite.tasks,
+        [w.held_out for w in worlds],
+        means,
+        [(0.0, 0.0)] * 3,
+        blocks,
+        draws=3,
+        seed=0,
         posteriors=range(3),
-    )  # fmt: skip
+    )
     for i, (task, world) in enumerate(zip(suite.tasks, worlds, strict=True)):
         for j in range(3):  # without noise every draw is the expert itself, and the order must be the examples'
             assert torch.allclose(drawn.scores[i][j], task.forward(means[j], world.held_out.inputs))
     noisy = network_world.sample_posteriors(
-        suite.tasks, [w.held_out for w in worlds], means, [(0.1, 0.1)] * 3, blocks, draws=3, seed=0,
+        suite.tasks,
+        [w.held_out for w in worlds],
+        means,
+        [(0.1, 0.1)] * 3,
+        blocks,
+        draws=3,
+        seed=0,
         posteriors=range(3),
-    )  # fmt: skip
+    )
     assert not torch.allclose(noisy.scores[0][0], drawn.scores[0][0])
 
 
 def test_gradients_of_sampled_posteriors_are_per_example(suite, worlds, blocks):
     means = [suite.task_vectors.expert(j) for j in range(3)]
     drawn = network_world.sample_posteriors(
-        suite.tasks, [w.held_out for w in worlds], means, [(0.0, 0.0)] * 3, blocks, draws=1, seed=0,
+        suite.tasks,
+        [w.held_out for w in worlds],
+        means,
+        [(0.0, 0.0)] * 3,
+        blocks,
+        draws=1,
+        seed=0,
         posteriors=range(3),
-    )  # fmt: skip
+    )
     task, world = suite.tasks[1], worlds[1]
     inputs = world.held_out.take(slice(5)).inputs
     for n in range(5):
