@@ -4,7 +4,8 @@ Three stages, all seeded:
 
 1. *Data*. Every source is checked against its sha256 and split class by class into disjoint parts: ``pretrain`` (for
    θ_0 only, not shipped), ``calibration`` (stored without labels), ``validation``, ``train`` (the expert's S_t), and
-   ``test`` (from the source's own test part).
+   ``test`` (from the source's own test part). Some sources hold an image twice: copies are dropped from
+   ``calibration`` and ``validation``; five images (three tasks) remain both in ``pretrain`` and in S_t.
 2. *θ_0*. A small open_clip CLIP is trained contrastively on image-caption pairs: the ``pretrain`` parts of the eight
    tasks and all of three further sets. Pairs with equal captions are positives of each other (UniCL, arXiv 2204.03610).
 3. *Experts*. Each fine-tunes the image tower on its S_t by cross-entropy with the frozen zero-shot head. Matrices get a
@@ -136,6 +137,11 @@ def _split(source: Source, settings: Settings) -> dict[str, Split]:
         side = "test" if name == "test" else "train"
         index = random.permutation(np.concatenate(indices))
         result[name] = (data[f"x_{side}"][index], data[f"y_{side}"][index].astype(np.uint8))
+    seen = {image.tobytes() for name in ("pretrain", "train") for image in result[name][0]}
+    for name in ("calibration", "validation"):
+        images, labels = result[name]
+        new = [k for k, image in enumerate(images) if not (image.tobytes() in seen or seen.add(image.tobytes()))]
+        result[name] = (images[new], labels[new])
     return result
 
 
