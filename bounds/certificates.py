@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import beta as beta_distribution
+from scipy.special import betaincinv
 from torch import Tensor
 
 from bounds.coefficients import coefficient_kl, coefficient_pac_bayes
@@ -87,7 +87,7 @@ def _clopper_pearson(count: Count, delta: float) -> float:
         refuse("errors", expected="a whole number", got=count.errors, cure="use method 'kl' for losses in [0, 1]")
     if count.errors == count.n:
         return 1.0
-    return float(beta_distribution.ppf(1.0 - delta, count.errors + 1, count.n - count.errors))
+    return float(betaincinv(count.errors + 1, count.n - count.errors, 1.0 - delta))
 
 
 def _rate_and_margin(

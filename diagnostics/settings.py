@@ -39,7 +39,7 @@ class Settings:
     """Points of the sweep's control paths (to an expert, in a random direction), over s in [0, 2] too."""
     gram: int = 4
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
-    hessian: int = 4
+    hessian: int = 2
     """Test examples for the top Hessian eigenvalue of each task."""
     gibbs_draws: int = 3
     """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""

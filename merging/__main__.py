@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
+from bounds.types import refuse
 from merging import suites
 from merging.artifact import MergeArtifact, check_destination, save
 from merging.commands import console, run, track
@@ -29,6 +31,8 @@ class Command:
     """Where experts and tasks come from: mini8 (shipped) or toy."""
     out: Path = Path("out.pt")
     """The artifact to write."""
+    threads: int = 1
+    """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +45,9 @@ def _main(arguments: Sequence[str]) -> None:
     command, settings = _parse(arguments)
     method_settings(command.method)
     check_destination(command.out)
+    if command.threads < 1:
+        refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    torch.set_num_threads(command.threads)
     suite = suites.load(command.suite)
     artifact = merge(
         command.method,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import kendalltau
 from torch import Tensor
 
 from bounds.types import Estimate
@@ -131,6 +130,8 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> float | N
     """Kendall's τ between two lists of values; None for fewer than two or where it is not defined (all tied)."""
     if len(first) < 2:
         return None
+    from scipy.stats import kendalltau  # takes most of a second to import, which a single cached report can save
+
     result: Any = kendalltau(first, second)
     tau = float(result.statistic)
     return None if tau != tau else tau

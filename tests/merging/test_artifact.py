@@ -114,6 +114,7 @@ def test_the_command_writes_an_artifact_and_a_table(tmp_path, capsys):
         (["--suite", "toy", "--out", "missing-folder/out.pt"], "a writable folder"),
         (["--suite", "toy", "--out", "."], "a file name"),
         (["--suite", "toy", "--examples", "999"], "calibration examples"),
+        (["--suite", "toy", "--threads", "0"], "threads: expected at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, capsys, tmp_path, monkeypatch):
