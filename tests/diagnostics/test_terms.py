@@ -206,46 +206,27 @@ def test_anchor_statistics(suite, worlds, blocks):
             assert float(linear.cross.risk[i, j]) == pytest.approx(float(expected))
 
 
+def sample(suite, worlds, blocks, means, *, sigma, draws):
+    held_out = [w.held_out for w in worlds]
+    sigmas = [(sigma, sigma)] * 3
+    return network_world.sample_posteriors(
+        suite.tasks, held_out, means, sigmas, blocks, draws=draws, seed=0, posteriors=range(3)
+    )
+
+
 def test_sampled_posteriors_share_the_examples_out(suite, worlds, blocks):
     means = [suite.task_vectors.expert(j) for j in range(3)]
-    drawn = network_world.sample_posteriors(
-        suite.tasks,
-        [w.held_out for w in worlds],
-        means,
-        [(0.0, 0.0)] * 3,
-        blocks,
-        draws=3,
-        seed=0,
-        posteriors=range(3),
-    )
+    drawn = sample(suite, worlds, blocks, means, sigma=0.0, draws=3)
     for i, (task, world) in enumerate(zip(suite.tasks, worlds, strict=True)):
         for j in range(3):  # without noise every draw is the expert itself, and the order must be the examples'
             assert torch.allclose(drawn.scores[i][j], task.forward(means[j], world.held_out.inputs))
-    noisy = network_world.sample_posteriors(
-        suite.tasks,
-        [w.held_out for w in worlds],
-        means,
-        [(0.1, 0.1)] * 3,
-        blocks,
-        draws=3,
-        seed=0,
-        posteriors=range(3),
-    )
+    noisy = sample(suite, worlds, blocks, means, sigma=0.1, draws=3)
     assert not torch.allclose(noisy.scores[0][0], drawn.scores[0][0])
 
 
 def test_gradients_of_sampled_posteriors_are_per_example(suite, worlds, blocks):
     means = [suite.task_vectors.expert(j) for j in range(3)]
-    drawn = network_world.sample_posteriors(
-        suite.tasks,
-        [w.held_out for w in worlds],
-        means,
-        [(0.0, 0.0)] * 3,
-        blocks,
-        draws=1,
-        seed=0,
-        posteriors=range(3),
-    )
+    drawn = sample(suite, worlds, blocks, means, sigma=0.0, draws=1)
     task, world = suite.tasks[1], worlds[1]
     inputs = world.held_out.take(slice(5)).inputs
     for n in range(5):
