@@ -1,0 +1,13 @@
+"""Coefficients learned from unlabelled examples: one loop, rows of objective x perturbation x granularity.
+
+SAMerging (arXiv 2512.21288) is the row ``kl`` x a SAM perturbation. Each pass merges once, back-propagates every task
+into the merged weights θ, and contracts ∇_θ L with the task vectors once. A SAM step is two such passes on the same
+batches; the merged weights are recomputed at the perturbed point.
+"""
+
+from merging.learned.loop import State, init, update
+from merging.learned.problem import Problem, evaluate, prepare
+from merging.learned.rows import ROWS
+from merging.learned.settings import LearnedSettings
+
+__all__ = ["ROWS", "LearnedSettings", "Problem", "State", "evaluate", "init", "prepare", "update"]

@@ -1,0 +1,54 @@
+"""What a row of the table of methods is, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bounds.types import Blocks, Params
+from merging.task import Task
+from merging.task_vectors import TaskVectors
+
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+"""Wraps an iterable of steps to show how far it is: (steps, description) -> the same steps."""
+
+
+def silent(steps: Iterable[int], description: str) -> Iterable[int]:
+    """Show nothing."""
+    return steps
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a method's builder returns.
+
+    ``coefficients`` [T, L] with their ``blocks`` where the merge is θ_0 + Σ_t λ_t τ_t, otherwise None.
+    """
+
+    params: Params
+    coefficients: torch.Tensor | None = None
+    blocks: Blocks | None = None
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: its builder, its settings, where it comes from, what it needs, what it costs.
+
+    ``breaks`` names the laws (tests/laws.py) that the method breaks by its definition, each with the reason.
+    """
+
+    build: Callable[[TaskVectors, Sequence[Task], Any, Progress], Merge]
+    settings: type
+    paper: str
+    needs: str
+    cost: str = ""
+    breaks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A method without settings."""
