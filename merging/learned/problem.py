@@ -44,18 +44,19 @@ def prepare(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedS
             got=[task.name for task in tasks],
             cure="pass one task per expert, in the same order",
         )
+    examples = settings.examples or min(len(task.calibration) for task in tasks)
     generator = torch.Generator().manual_seed(settings.seed)
     inputs, teacher_scores = [], []
     for index, task in enumerate(tasks):
         available = len(task.calibration)
-        if available < settings.examples:
+        if available < examples:
             refuse(
                 f"calibration examples of task {task.name!r}",
-                expected=f"at least examples = {settings.examples}",
+                expected=f"at least examples = {examples}",
                 got=available,
                 cure=f"set examples to {available} or less",
             )
-        chosen = torch.randperm(available, generator=generator)[: settings.examples]
+        chosen = torch.randperm(available, generator=generator)[:examples]
         inputs.append(take(task.calibration.inputs, chosen))
         teacher_scores.append(score(task.forward, task_vectors.expert(index), inputs[-1]))
     return Problem(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from merging.learned.loop import init, update
+from merging.learned.loop import init, learned, update
 from merging.learned.problem import prepare
 from merging.learned.settings import LearnedSettings
 from merging.rows import Merge, Method, Progress
@@ -17,7 +17,7 @@ def _learned(task_vectors: TaskVectors, tasks: Sequence[Task], settings: Learned
     state = init(problem)
     for _ in progress(range(settings.steps), "learning coefficients"):
         state = update(problem, state)
-    coefficients = state.coefficients.detach()
+    coefficients = learned(state)
     return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, state.history)
 
 
