@@ -82,7 +82,7 @@ def learned(state: State) -> Tensor:
 
 
 def _batch(problem: Problem, state: State) -> list[Tensor]:
-    """Return indices into each task's examples: drawn anew, or the next of ``cached`` batches that were laid out once."""
+    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches."""
     settings, sizes = problem.settings, [len(teacher) for teacher in problem.teacher_scores]
     if not settings.cached:
         return [torch.randperm(size, generator=state.generator)[: settings.batch] for size in sizes]

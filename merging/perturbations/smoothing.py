@@ -79,4 +79,5 @@ def _at(step: Step, displacement: Displacement) -> Descent:
 
 
 def _normal(step: Step, like: Tensor) -> Tensor:
-    return torch.randn(like.shape, generator=step.generator, dtype=like.dtype).to(like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.randn(like.shape, generator=step.generator, dtype=dtype).to(like.device)
