@@ -38,7 +38,8 @@ class Merge:
 class Method:
     """A row: its builder, its settings, where it comes from, what it needs, what it costs.
 
-    ``breaks`` names the laws (tests/laws.py) that the method breaks by its definition, each with the reason.
+    ``breaks`` names the laws (tests/laws.py) that the method breaks by its definition, each with the reason; ``tasks``
+    is the number of tasks it merges, None for any.
     """
 
     build: Callable[[TaskVectors, Sequence[Task], Any, Progress], Merge]
@@ -47,6 +48,7 @@ class Method:
     needs: str
     cost: str = ""
     breaks: Mapping[str, str] = field(default_factory=dict)
+    tasks: int | None = None
 
 
 @dataclass(frozen=True)
