@@ -7,17 +7,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from bounds.types import refuse
 from merging import suites
-from merging.artifact import MergeArtifact, check_destination, save
+from merging.artifact import MergeArtifact, save
 from merging.commands import console, run, track
 from merging.evaluation import accuracy_table, evaluate
-from merging.methods import METHODS, merge, method_settings
+from merging.execution import Autocast, Execution
+from merging.files import check_destination
+from merging.methods import find, merge
+from merging.processes import processes
+from merging.rows import silent
+from merging.storage import Storage
 from merging.suites import Suite
 
 
@@ -33,6 +38,18 @@ class Command:
     """The artifact to write."""
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
+    device: str = "cpu"
+    """Where the network's passes run: cpu, cuda or cuda:N."""
+    autocast: Autocast = "none"
+    """Precision of the network's passes: none (the weights' own), bfloat16 or float16."""
+    storage: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of stored task vectors; by default the experts' own, at least float32. Sums are taken in float32."""
+    mapped: Path | None = None
+    """Write the task vectors to this file once and map it, instead of holding them in memory."""
+    checkpoint_every: int = 10
+    """Learned methods keep their progress in OUT.checkpoint every so many steps, until the artifact is written."""
+    resume: bool = False
+    """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,23 +60,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     command, settings = _parse(arguments)
-    method_settings(command.method)
+    row = find(command.method)
     check_destination(command.out)
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
     torch.set_num_threads(command.threads)
-    suite = suites.load(command.suite)
-    artifact = merge(
-        command.method,
-        suite.task_vectors,
-        suite.tasks,
-        suite=suite.name,
-        sources=suite.sources,
-        progress=track,
-        **settings,
-    )
-    save(artifact, command.out)
-    _print_table(suite, artifact, command.out)
+    with processes() as together:
+        checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
+        execution = Execution(
+            command.device, command.autocast, together, checkpoint, command.checkpoint_every, command.resume
+        )
+        suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
+        artifact = merge(
+            command.method,
+            suite.task_vectors,
+            suite.tasks,
+            suite=suite.name,
+            sources=suite.sources,
+            progress=track if together.rank == 0 else silent,
+            execution=execution,
+            **settings,
+        )
+        if together.rank != 0:
+            return
+        save(artifact, command.out)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        _print_table(suite, artifact, command.out)
+
+
+def _storage(command: Command) -> Storage:
+    return Storage(None if command.storage is None else getattr(torch, command.storage), command.mapped)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
@@ -67,8 +98,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", default=Command.method)
     method = first.parse_known_args(list(arguments))[0].method
-    settings = method_settings(method)
-    if METHODS[method].settings.__dataclass_fields__:
+    settings = find(method).settings
+    if settings.__dataclass_fields__:
         whole = make_dataclass(
             "Whole",
             [
@@ -96,6 +127,8 @@ def _shown(artifact: MergeArtifact) -> str:
     if norms and artifact.settings.get("perturbation") != "none":
         zero = sum(norm == 0 for norm in norms)
         parts.append(f"(perturbation exactly 0 in {zero} of {len(norms)} steps)" if zero else "(perturbation never 0)")
+    if any(sent := artifact.history.get("bytes_sent", [])):
+        parts.append(f"({sum(sent) / len(sent):.0f} bytes sent by each process in a step)")
     return " ".join(parts) or "no settings"
 
 

@@ -28,11 +28,15 @@ class Displacement:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass returns: loss per task [T], ∇_λ [T, L] and ∇_θ of their mean."""
+    """What a pass returns: loss per task [T], ∇_λ [T, L] and, when asked, ∇_θ of their mean.
+
+    ``weights()`` adds up P numbers over the processes, so that only rows that need it pay for it. It must be called
+    before the next pass.
+    """
 
     losses: Tensor
     coefficients: Tensor
-    weights: Params
+    weights: Callable[[], Params]
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,11 @@ def in_coefficients_adaptive(coefficients: Tensor, here: Pass, rho: float) -> Di
 
 def in_weights(coefficients: Tensor, here: Pass, rho: float) -> Displacement:
     """ε = ρ ∇_θL/‖∇_θL‖ added to the merged weights; the second gradient is contracted to λ."""
-    norm = torch.stack([g.norm() for g in here.weights.values()]).norm()
+    gradient = here.weights()
+    norm = torch.stack([g.norm() for g in gradient.values()]).norm()
     if not float(norm) > 0:
         return Displacement()
-    return Displacement(weights={name: g * (rho / norm) for name, g in here.weights.items()}, norm=rho)
+    return Displacement(weights={name: g * (rho / norm) for name, g in gradient.items()}, norm=rho)
 
 
 def _scaled(direction: Tensor, unit: Tensor, rho: float) -> Displacement:

@@ -12,16 +12,22 @@ from bounds.types import refuse
 from merging.learned.problem import Problem, evaluate
 from merging.perturbations import Displacement, Pass
 
+HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
+
 
 @dataclass
 class State:
-    """What changes: λ [T, L] inside Adam, the generator of the batches, the perturbation's memory, the history."""
+    """What changes: λ [T, L] inside Adam, the generator of the batches, the perturbation's memory, the history.
+
+    The history has one number per step: ``loss`` (mean over tasks, at λ), ``perturbation_norm``, and ``passes``, the
+    examples that went forward and backward since the first step, and ``bytes_sent`` to other processes in the step.
+    """
 
     coefficients: Tensor
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     memory: dict[str, Tensor] = field(default_factory=dict)
-    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "perturbation_norm": []})
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
     @property
     def step(self) -> int:
@@ -33,8 +39,8 @@ def init(problem: Problem) -> State:
     """Return the state before the first step: every coefficient at ``settings.init``."""
     settings, tasks = problem.settings, len(problem.task_vectors)
     value = 1 / tasks if settings.init is None else settings.init
-    dtype = next(iter(problem.task_vectors.stacked.values())).dtype
-    coefficients = torch.full((tasks, len(problem.blocks)), value, dtype=dtype, requires_grad=True)
+    shape, dtype = (tasks, len(problem.blocks)), problem.task_vectors.dtype
+    coefficients = torch.full(shape, value, dtype=dtype, requires_grad=True)
     optimizer = torch.optim.Adam([coefficients], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return State(coefficients, optimizer, torch.Generator().manual_seed(settings.seed + 1))
 
@@ -48,9 +54,14 @@ def update(problem: Problem, state: State) -> State:
     size = problem.settings.examples
     batch = [torch.randperm(size, generator=state.generator)[: problem.settings.batch] for _ in problem.forwards]
 
+    processes = problem.execution.processes
+    passes, sent = state.history["passes"][-1] if state.step else 0, processes.bytes_sent
+
     def at(displacement: Displacement | None = None) -> Pass:
+        nonlocal passes
         result = evaluate(problem, state.coefficients, batch, displacement)
         _check_losses(problem, state.step, result.losses)
+        passes += sum(len(index) for index in batch)
         return result
 
     descent = problem.perturbation.descend(at, state.coefficients.detach(), problem.settings.rho, state.memory)
@@ -58,6 +69,8 @@ def update(problem: Problem, state: State) -> State:
     state.optimizer.step()
     state.history["loss"].append(float(descent.losses.mean()))
     state.history["perturbation_norm"].append(descent.norm)
+    state.history["passes"].append(passes)
+    state.history["bytes_sent"].append(processes.bytes_sent - sent)
     return state
 
 
