@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from bounds.types import refuse
-from merging import suites
+from merging import presets, suites
 from merging.artifact import MergeArtifact, save
 from merging.commands import console, run, track
 from merging.evaluation import accuracy_table, evaluate
@@ -31,7 +31,10 @@ class Command:
     """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads."""
 
     method: str = "samerging"
-    """Row of the table of methods: average, task_arithmetic or samerging. The options below follow the method."""
+    """Row of the table of methods (python -m merging --help lists them last). The options below follow the method."""
+    preset: str | None = None
+    """Named settings of the method, which options given explicitly override. samerging: released (the published code as
+    it runs: no effective SAM, 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
     suite: str = "mini8"
     """Where experts and tasks come from: mini8 (shipped) or toy."""
     out: Path = Path("out.pt")
@@ -86,7 +89,7 @@ def _main(arguments: Sequence[str]) -> None:
         save(artifact, command.out)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-        _print_table(suite, artifact, command.out)
+        _print_table(suite, artifact, command)
 
 
 def _storage(command: Command) -> Storage:
@@ -97,14 +100,15 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     """Parse the options of the command and those of the chosen method (which --help therefore shows)."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", default=Command.method)
-    method = first.parse_known_args(list(arguments))[0].method
-    settings = find(method).settings
+    first.add_argument("--preset", default=None)
+    given = first.parse_known_args(list(arguments))[0]
+    settings, preset = find(given.method).settings, presets.find(given.method, given.preset)
     if settings.__dataclass_fields__:
         whole = make_dataclass(
             "Whole",
             [
                 ("command", Annotated[Command, tyro.conf.arg(name="")]),
-                ("settings", Annotated[settings, tyro.conf.arg(name="")]),
+                ("settings", Annotated[settings, tyro.conf.arg(name="")], field(default=settings(**preset.settings))),
             ],
         )
         parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=Command.__doc__)
@@ -112,11 +116,16 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     return tyro.cli(Command, args=arguments, prog="python -m merging", description=Command.__doc__), {}
 
 
-def _print_table(suite: Suite, artifact: MergeArtifact, out: Path) -> None:
+def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
     rows, _ = evaluate(suite, artifact.merged, track)
     output = console()
     output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
-    output.print(f"{out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False)
+    note = presets.find(command.method, command.preset).note
+    if note:
+        output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)
+    output.print(
+        f"{command.out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False
+    )
 
 
 def _shown(artifact: MergeArtifact) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,7 +44,7 @@ class Processes:
             cause = error  # the others are told before it goes on
         self._share_failure(cause)
         assert value is not None
-        return self._reduce(value.double()).to(value.dtype)
+        return self.reduce(value.double()).to(value.dtype)
 
     def in_turn(self, work: Callable[[], Value]) -> Value:
         """Let the first process work alone (it may write files), then the others; return each one's result."""
@@ -59,10 +59,8 @@ class Processes:
         return results[0]
 
     def sum_all(self, params: Params) -> Params:
-        """Sum a parameter dictionary over processes, tensor by tensor."""
-        if self.size == 1:
-            return params
-        return {name: self._reduce(value.contiguous()) for name, value in params.items()}
+        """Sum of a parameter dictionary over processes, each tensor when it is first asked for (by all of them)."""
+        return params if self.size == 1 else _Sum(self, params)
 
     def broadcast(self, value: Value) -> Value:
         """Return the first process's value in every process."""
@@ -73,7 +71,7 @@ class Processes:
         return box[0]
 
     def _share_failure(self, cause: Exception | None) -> None:
-        failed = self._reduce(torch.tensor([0.0 if cause is None else 1.0], dtype=torch.float64))
+        failed = self.reduce(torch.tensor([0.0 if cause is None else 1.0], dtype=torch.float64))
         if not float(failed):
             return
         causes: list[str | None] = [None] * self.size
@@ -84,7 +82,8 @@ class Processes:
         rank = next(i for i, text in enumerate(causes) if text is not None)
         raise InputError(f"process {rank} of {self.size}: {causes[rank]}")
 
-    def _reduce(self, value: Tensor) -> Tensor:
+    def reduce(self, value: Tensor) -> Tensor:
+        """Sum a tensor over processes."""
         result = value.detach().cpu().clone()
         self._talk(lambda: torch.distributed.all_reduce(result))
         self.bytes_sent += result.nbytes
@@ -100,6 +99,24 @@ class Processes:
                 got=str(error).splitlines()[0],
                 cure="look for the process that ended first, then run again with --resume",
             )
+
+
+class _Sum(Mapping[str, Tensor]):
+    """Parameters summed over processes, tensor by tensor, only if somebody asks: P numbers travel then."""
+
+    def __init__(self, processes: Processes, own: Params) -> None:
+        self._processes, self._own, self._sums = processes, own, dict[str, Tensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._sums:
+            self._sums[name] = self._processes.reduce(self._own[name].contiguous())
+        return self._sums[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
 
 @contextmanager

@@ -11,13 +11,33 @@ import torch
 
 from bounds.types import InputError, refuse
 from merging.files import check_destination, write
-from merging.learned.loop import State
+from merging.learned.loop import State, init, update
 from merging.learned.problem import Problem
+from merging.rows import Progress
 
 SCHEMA = "mergebound.checkpoint/1"
 
 
-def prepare_file(problem: Problem, state: State) -> State:
+def learn(problem: Problem, progress: Progress, description: str) -> State:
+    """Go from the first step, or from the checkpoint, to the last; keep a checkpoint every so many steps.
+
+    Raises:
+        InputError: see :func:`start` and :func:`merging.learned.update`; the message then names the checkpoint.
+    """
+    state = start(problem, init(problem))
+    try:
+        for _ in progress(range(state.step, problem.settings.steps), description):
+            state = update(problem, state)
+            if state.step % problem.execution.every == 0:
+                save(problem, state)
+    except InputError as error:
+        path = problem.execution.checkpoint
+        kept = f"; the last good steps are in {path} (--resume)" if path is not None and path.is_file() else ""
+        raise InputError(f"{error}{kept}") from error
+    return state
+
+
+def start(problem: Problem, state: State) -> State:
     """Check, before any step, that a checkpoint can be kept; return the state to start from.
 
     Raises:
@@ -71,12 +91,6 @@ def save(problem: Problem, state: State) -> None:
         "steps": state.step,
     }
     write(path, lambda file: torch.save(content, file), "checkpoint")
-
-
-def left(problem: Problem) -> str:
-    """Tell, in the message of a stopped merge, where its checkpoint is."""
-    path = problem.execution.checkpoint
-    return f"; the last good steps are in {path} (--resume)" if path is not None and path.is_file() else ""
 
 
 def describe(problem: Problem) -> dict[str, Any]:

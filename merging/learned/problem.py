@@ -62,8 +62,8 @@ def prepare(
     teacher_scores: list[Tensor] = []
     for index, (task, positions) in enumerate(zip(tasks, chosen, strict=True)):
         if not execution.processes.mine(index):
-            inputs.append(torch.empty(0))
-            teacher_scores.append(torch.empty(0))
+            inputs.append(torch.empty(len(positions), 0))
+            teacher_scores.append(torch.empty(len(positions), 0))
             continue
         inputs.append(_to(take(task.calibration.inputs, positions), execution.device))
         expert = {name: value.to(execution.device) for name, value in task_vectors.expert(index).items()}
@@ -85,18 +85,19 @@ def prepare(
 
 def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
     """Positions of k calibration examples of each task."""
+    examples = settings.examples or min(len(task.calibration) for task in tasks)
     generator = torch.Generator().manual_seed(settings.seed)
     chosen = []
     for task in tasks:
         available = len(task.calibration)
-        if available < settings.examples:
+        if available < examples:
             refuse(
                 f"calibration examples of task {task.name!r}",
-                expected=f"at least examples = {settings.examples}",
+                expected=f"at least examples = {examples}",
                 got=available,
                 cure=f"set examples to {available} or less",
             )
-        chosen.append(torch.randperm(available, generator=generator)[: settings.examples])
+        chosen.append(torch.randperm(available, generator=generator)[:examples])
     return chosen
 
 
@@ -129,7 +130,7 @@ def evaluate(
 
     processes = problem.execution.processes
     numbers = processes.total(local).to(at.device)
-    return Pass(numbers[: len(batch)], numbers[len(batch) :].view_as(at), lambda: processes.sum_all(weights))
+    return Pass(numbers[: len(batch)], numbers[len(batch) :].view_as(at), processes.sum_all(weights))
 
 
 def _backward(problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -118,7 +118,7 @@ def test_adaptive_perturbation_at_zero_is_exactly_zero_and_reported():
 
 def test_zero_gradient_gives_no_displacement():
     zero = torch.zeros(2, 1)
-    assert in_weights(zero, Pass(zero, zero, lambda: {"w": torch.zeros(3)}), 1.0) == Displacement()
+    assert in_weights(zero, Pass(zero, zero, {"w": torch.zeros(3)}), 1.0) == Displacement()
 
 
 def test_kl_gradient_in_lambda_matches_finite_differences():
