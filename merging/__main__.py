@@ -1,10 +1,13 @@
-"""``python -m merging --method samerging --suite mini8 --out out.pt``: merge a suite's experts, write the artifact."""
+"""``python -m merging --method samerging --suite mini8 --out out.pt``: merge a suite's experts, write the artifact.
+
+``python -m merging list`` prints the table of methods, ``python -m merging compare`` runs many on one suite.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +16,7 @@ import torch
 import tyro
 
 from bounds.types import refuse
-from merging import presets, suites
+from merging import compare, listing, presets, suites
 from merging.artifact import MergeArtifact, save
 from merging.commands import console, run, track
 from merging.evaluation import accuracy_table, evaluate
@@ -28,10 +31,13 @@ from merging.suites import Suite
 
 @dataclass(frozen=True)
 class Command:
-    """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads."""
+    """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
+
+    Other commands: ``python -m merging list`` prints the methods, ``python -m merging compare`` runs many of them.
+    """
 
     method: str = "samerging"
-    """Row of the table of methods (python -m merging --help lists them last). The options below follow the method."""
+    """Row of the table of methods (python -m merging list). The options below follow the method."""
     preset: str | None = None
     """Named settings of the method, which options given explicitly override. samerging: released (the published code as
     it runs: no effective SAM, 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
@@ -55,9 +61,14 @@ class Command:
     """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
 
 
+SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"list": listing.main, "compare": compare.main}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return SUBCOMMANDS[arguments[0]](arguments[1:])
     return run(lambda: _main(arguments))
 
 

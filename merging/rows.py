@@ -37,7 +37,7 @@ class Method:
 
     ``build(task_vectors, tasks, settings, progress)`` merges; rows with ``executes`` take an
     :class:`~merging.execution.Execution` after these. ``breaks`` names the laws (tests/laws.py) that the method breaks
-    by its definition, each with the reason.
+    by its definition, each with the reason; ``tasks`` is the number of tasks it merges, None for any.
     """
 
     build: Callable[..., Merge]
@@ -47,6 +47,7 @@ class Method:
     cost: str = ""
     breaks: Mapping[str, str] = field(default_factory=dict)
     executes: bool = False
+    tasks: int | None = None
 
 
 @dataclass(frozen=True)
