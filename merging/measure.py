@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
-from merging.methods import merge, method_settings
+from merging.methods import find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
 from merging.task import accuracy, cross_entropy, score
@@ -51,7 +51,7 @@ class Spec:
         Raises:
             InputError: unknown method, or a value out of range.
         """
-        return {} if self.method in REFERENCES else asdict(method_settings(self.method)(**self.given))
+        return {} if self.method in REFERENCES else asdict(find(self.method).settings(**self.given))
 
     def key(self, suite: Suite) -> str:
         """Hash of the method, its settings, and the suite with the sha256 of its files."""

@@ -5,9 +5,9 @@ into the merged weights θ, and contracts ∇_θ L with the task vectors once. A
 batches; the merged weights are recomputed at the perturbed point.
 """
 
-from merging.learned.loop import State, init, update
+from merging.learned.loop import State, init, learned, update
 from merging.learned.problem import Problem, evaluate, prepare
 from merging.learned.rows import ROWS
 from merging.learned.settings import LearnedSettings
 
-__all__ = ["ROWS", "LearnedSettings", "Problem", "State", "evaluate", "init", "prepare", "update"]
+__all__ = ["ROWS", "LearnedSettings", "Problem", "State", "evaluate", "init", "learned", "prepare", "update"]

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from bounds.types import refuse
 from merging.learned.problem import Problem, evaluate
-from merging.perturbations import Displacement, Pass
+from merging.objectives import Objective
+from merging.optimizers import OPTIMIZERS, remember
+from merging.perturbations import Displacement, Pass, Step
+
+HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
 
 
 @dataclass
 class State:
-    """What changes: λ [T, L] inside Adam, the generator of the batches, the perturbation's memory, the history."""
+    """What changes: λ [T, L] inside its optimiser, generator of batches and noise, the row's memory, history.
+
+    The history has one number per step: ``loss`` (mean over tasks, at λ), ``perturbation_norm``, ``passes`` (examples
+    that went forward and backward since the first step) and ``bytes_sent`` (to other processes in the step).
+    """
 
     coefficients: Tensor
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     memory: dict[str, Tensor] = field(default_factory=dict)
-    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "perturbation_norm": []})
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
     @property
     def step(self) -> int:
@@ -33,32 +41,64 @@ def init(problem: Problem) -> State:
     """Return the state before the first step: every coefficient at ``settings.init``."""
     settings, tasks = problem.settings, len(problem.task_vectors)
     value = 1 / tasks if settings.init is None else settings.init
-    dtype = next(iter(problem.task_vectors.stacked.values())).dtype
-    coefficients = torch.full((tasks, len(problem.blocks)), value, dtype=dtype, requires_grad=True)
-    optimizer = torch.optim.Adam([coefficients], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    shape, dtype = (tasks, len(problem.blocks)), problem.task_vectors.dtype
+    coefficients = torch.full(shape, value, dtype=dtype, requires_grad=True)
+    optimizer = OPTIMIZERS[settings.optimizer](coefficients, settings.learning_rate, settings.weight_decay)
     return State(coefficients, optimizer, torch.Generator().manual_seed(settings.seed + 1))
 
 
 def update(problem: Problem, state: State) -> State:
-    """Take one step of Adam on λ along the gradient the perturbation's row gives; returns the same state, advanced.
+    """Take one step of the optimiser along the gradient the perturbation's row gives; returns the same state, advanced.
 
     Raises:
         InputError: a loss that is not finite, naming task and step.
     """
-    size = problem.settings.examples
-    batch = [torch.randperm(size, generator=state.generator)[: problem.settings.batch] for _ in problem.forwards]
+    settings, batch, processes = problem.settings, _batch(problem, state), problem.execution.processes
+    passes, sent = state.history["passes"][-1] if state.step else 0, processes.bytes_sent
 
-    def at(displacement: Displacement | None = None) -> Pass:
-        result = evaluate(problem, state.coefficients, batch, displacement)
+    def at(displacement: Displacement | None = None, objective: Objective | None = None) -> Pass:
+        nonlocal passes
+        seen = problem if objective is None else replace(problem, objective=objective)
+        result = evaluate(seen, state.coefficients, batch, displacement)
         _check_losses(problem, state.step, result.losses)
+        passes += sum(len(index) for index in batch)
         return result
 
-    descent = problem.perturbation.descend(at, state.coefficients.detach(), problem.settings.rho, state.memory)
+    step = Step(
+        at=at,
+        coefficients=state.coefficients.detach(),
+        rho=settings.rho,
+        penalty=settings.penalty,
+        every=settings.every,
+        base=problem.task_vectors.base,
+        blocks=problem.blocks,
+        generator=state.generator,
+        memory=state.memory,
+    )
+    descent = problem.perturbation.descend(step)
     state.coefficients.grad = descent.gradient.to(state.coefficients.dtype)
     state.optimizer.step()
     state.history["loss"].append(float(descent.losses.mean()))
     state.history["perturbation_norm"].append(descent.norm)
+    state.history["passes"].append(passes)
+    state.history["bytes_sent"].append(processes.bytes_sent - sent)
+    average, decay = settings.average, settings.average_decay
+    remember(average, state.memory, state.coefficients, state.step, settings.steps, decay)
     return state
+
+
+def learned(state: State) -> Tensor:
+    """Return the λ [T, L] to merge with: the average over the steps if one is kept, else the last."""
+    return state.memory.get("average", state.coefficients.detach())
+
+
+def _batch(problem: Problem, state: State) -> list[Tensor]:
+    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches."""
+    settings, sizes = problem.settings, [len(teacher) for teacher in problem.teacher_scores]
+    if not settings.cached:
+        return [torch.randperm(size, generator=state.generator)[: settings.batch] for size in sizes]
+    start = state.step % settings.cached * settings.batch
+    return [torch.arange(start, start + settings.batch) % size for size in sizes]
 
 
 def _check_losses(problem: Problem, step: int, losses: Tensor) -> None:

@@ -1,32 +1,127 @@
-"""Rows of the table of methods whose coefficients are learned."""
+"""Rows of the table of methods whose coefficients are learned.
+
+``merge("samerging", objective=..., perturbation=..., ...)`` gives every combination; the rows beside it are published
+methods by name, with their own defaults. Laws (tests/laws.py) they break by definition are named with the reason.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from merging.learned.loop import init, update
+from merging.execution import Execution
+from merging.learned.checkpoint import learn
+from merging.learned.layerwise import prodistill
+from merging.learned.loop import learned
 from merging.learned.problem import prepare
 from merging.learned.settings import LearnedSettings
+from merging.learned.settings_rows import (
+    AdaMergingSettings,
+    ProDistillSettings,
+    SingleLayerSettings,
+    TaskWiseSettings,
+    TrimmedSettings,
+)
+from merging.learned.single_layer import symerge
+from merging.learned.trimming import trimmed
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors, merged
 
 
-def _learned(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedSettings, progress: Progress) -> Merge:
-    problem = prepare(task_vectors, tasks, settings)
-    state = init(problem)
-    for _ in progress(range(settings.steps), "learning coefficients"):
-        state = update(problem, state)
-    coefficients = state.coefficients.detach()
+def _learned(
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: LearnedSettings,
+    progress: Progress,
+    execution: Execution,
+) -> Merge:
+    problem = prepare(task_vectors, tasks, settings, execution)
+    state = learn(problem, progress, "learning coefficients")
+    coefficients = learned(state)
     return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, state.history)
 
+
+def _trimmed(
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: TrimmedSettings,
+    progress: Progress,
+    execution: Execution,
+) -> Merge:
+    """AdaMerging++; its λ belongs to the trimmed task vectors, so the merge carries none for the given ones."""
+    result = _learned(trimmed(task_vectors, settings.density), tasks, settings, progress, execution)
+    return replace(result, coefficients=None, blocks=None)
+
+
+UNLABELLED = "unlabelled calibration examples"
+ENTROPY = "an expert is not a stationary point of the entropy of its own scores"
+HARD = "an expert is not a stationary point of the cross-entropy to its own most likely classes"
+NO_LAYERS = "the world of the laws has no numbered layers, which this row needs"
 
 ROWS: Mapping[str, Method] = {
     "samerging": Method(
         _learned,
         LearnedSettings,
         "SAMerging, arXiv 2512.21288",
-        "unlabelled calibration examples",
+        UNLABELLED,
         "steps x passes of its perturbation (SAM 2) x T batches",
+        executes=True,
+    ),
+    "adamerging": Method(
+        _learned,
+        AdaMergingSettings,
+        "AdaMerging, layer-wise: arXiv 2310.02575",
+        UNLABELLED,
+        "steps x T batches",
+        {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
+    ),
+    "adamerging_task": Method(
+        _learned,
+        TaskWiseSettings,
+        "AdaMerging, task-wise: arXiv 2310.02575",
+        UNLABELLED,
+        "steps x T batches",
+        {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
+    ),
+    "adamerging++": Method(
+        _trimmed,
+        TrimmedSettings,
+        "AdaMerging++, layer-wise: arXiv 2310.02575; TIES: arXiv 2306.01708",
+        UNLABELLED,
+        "sorting T task vectors, then steps x T batches",
+        {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
+    ),
+    "prodistill": Method(
+        prodistill,
+        ProDistillSettings,
+        "ProDistill with one coefficient per tensor: arXiv 2502.12706",
+        f"{UNLABELLED}; a network of torch modules with numbered layers",
+        "layers x steps x T batches through the layers up to it (about half a network)",
+        dict.fromkeys(
+            (
+                "one task",
+                "equal experts",
+                "zero task vectors",
+                "order",
+                "deterministic",
+                "saved whole",
+                "half precision",
+                "refuses",
+            ),
+            NO_LAYERS,
+        ),
+    ),
+    "symerge": Method(
+        symerge,
+        SingleLayerSettings,
+        "SyMerge-like (one shared layer instead of one head per task): arXiv 2412.19098",
+        UNLABELLED,
+        "steps x T batches",
+        {"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
+        executes=True,
     ),
 }

@@ -8,6 +8,7 @@ from typing import get_args
 
 from bounds.types import refuse
 from merging.objectives import OBJECTIVES
+from merging.optimizers import AVERAGES, OPTIMIZERS
 from merging.params import Granularity
 from merging.perturbations import PERTURBATIONS
 
@@ -17,23 +18,39 @@ class LearnedSettings:
     """Settings of a merge whose coefficients are learned."""
 
     objective: str = "kl"
-    """Row of merging.objectives.OBJECTIVES: kl."""
+    """What is minimised on the expert's scores: kl, reverse-kl, jensen-shannon, cross-entropy (to the expert's most
+    likely class), squared (on scores) or entropy (of the merge, AdaMerging)."""
     perturbation: str = "coefficients"
-    """Where SAM perturbs: none, coefficients, coefficients-adaptive or weights."""
+    """Where the gradient is taken (passes per step): none (1); SAM in λ: coefficients (2), coefficients-adaptive (2);
+    SAM in θ: weights (2); momentum (1), look (1 + 1/k), friendly (2), gap (2); penalties: gradient-norm (2),
+    ggn-trace (4); Gaussian noise: random in λ (1), random-weights in θ (1)."""
+    optimizer: str = "adam"
+    """Optimiser of λ: adam, adamw or sgd (momentum 0.9)."""
+    average: str = "none"
+    """Average of λ over the steps that is merged: none (last λ), ema or swa (second half of the steps)."""
+    average_decay: float = 0.95
+    """Decay of the average ema."""
     rho: float = 0.07
-    """Radius ρ of the perturbation, in the norm of the space it acts in."""
+    """Radius ρ of the perturbation, in the norm of the space it acts in; random noise: its standard deviation (in θ
+    relative to the root mean square of each block of θ_0); penalties: radius of their finite difference."""
+    penalty: float = 0.01
+    """Weight c of the penalty of gradient-norm and ggn-trace."""
+    every: int = 5
+    """k: the perturbation look takes its second pass every k-th step."""
     granularity: Granularity = "tensor"
     """One coefficient per task and ... task, block or tensor."""
     steps: int = 60
     """Optimiser steps."""
     batch: int = 8
     """Examples of each task in a step."""
-    examples: int = 64
-    """k: unlabelled calibration examples of each task."""
+    cached: int = 0
+    """Number of batches that are made once and gone through again and again; 0 draws a new batch every step."""
+    examples: int | None = 64
+    """Unlabelled calibration examples of each task; None for as many as every task has."""
     learning_rate: float = 2e-2
-    """Adam's learning rate on λ."""
+    """Learning rate on λ."""
     weight_decay: float = 0.0
-    """Adam's L2 penalty on λ."""
+    """Weight decay on λ (L2 for adam and sgd, decoupled for adamw)."""
     temperature: float = 1.0
     """Temperature u of the distillation: scores are divided by it on both sides."""
     init: float | None = None
@@ -45,19 +62,27 @@ class LearnedSettings:
         rows = (
             ("objective", OBJECTIVES),
             ("perturbation", PERTURBATIONS),
+            ("optimizer", OPTIMIZERS),
+            ("average", ("none", *AVERAGES)),
             ("granularity", get_args(Granularity)),
         )
         for name, table in rows:
             if getattr(self, name) not in table:
                 refuse(name, expected=" or ".join(table), got=repr(getattr(self, name)), cure="choose one")
-        for name in ("steps", "batch", "examples"):
-            if getattr(self, name) < 1:
-                refuse(name, expected="at least 1", got=getattr(self, name), cure="raise it")
+        for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("cached", 0)):
+            if getattr(self, name) < least:
+                refuse(name, expected=f"at least {least}", got=getattr(self, name), cure="raise it")
+        if self.examples is not None and self.examples < 1:
+            refuse("examples", expected="at least 1, or None for all", got=self.examples, cure="raise it")
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 refuse(name, expected="a positive number", got=getattr(self, name), cure="raise it")
-        for name in ("rho", "weight_decay"):
+        for name in ("rho", "weight_decay", "penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 refuse(name, expected="a number >= 0", got=getattr(self, name), cure="set it to 0 or more")
+        if self.perturbation in ("gradient-norm", "ggn-trace") and self.rho == 0:
+            refuse("rho", expected=f"a positive radius for {self.perturbation}", got=0, cure="raise it")
+        if not 0 <= self.average_decay < 1:
+            refuse("average_decay", expected="a number in [0, 1)", got=self.average_decay, cure="e.g. 0.95")
         if self.init is not None and not math.isfinite(self.init):
             refuse("init", expected="a finite number", got=self.init, cure="leave it out for 1/T")

@@ -1,0 +1,138 @@
+"""Distillation layer by layer: each numbered layer of the merge learns the outputs of the experts' layer.
+
+Where a layer's output is found: a ``Forward`` is opaque, but one made by ``bounds.autodiff.functional`` runs its module
+with the very tensors it was given as parameters. A forward hook on all modules therefore recognises the layer by the
+identity of its tensors, hands its output out and ends the pass there (later layers are not run). A function without
+modules, or a model without numbered layers, has no such place and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from bounds.types import Forward, Inputs, Params, leaves, refuse, take
+from merging.learned.loop import init, learned, update
+from merging.learned.problem import Problem, prepare
+from merging.learned.settings_rows import ProDistillSettings
+from merging.params import partition
+from merging.rows import Merge, Progress
+from merging.task import Task, score
+from merging.task_vectors import TaskVectors, merged
+
+OUTSIDE = ("stem", "top")
+"""Blocks of the partition that are no numbered layers."""
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer whose output it carries."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+
+def layer_output(forward: Forward, names: Sequence[str]) -> Forward:
+    """Return the function (θ, x [N, ...]) -> output of the layer whose tensors are ``names``, flattened to [N, D].
+
+    The layer is the innermost module that holds exactly these tensors; of several outputs the first is taken. Exact.
+
+    Raises:
+        InputError: (when called) no module holds exactly these tensors, or its output's first axis is not the example.
+    """
+
+    def output(params: Params, inputs: Inputs) -> Tensor:
+        wanted = {id(params[name]) for name in names}
+
+        def hook(module: nn.Module, arguments: object, result: Tensor | tuple[Tensor, ...]) -> None:
+            if {id(p) for p in module.parameters()} == wanted:
+                raise _Reached(result if isinstance(result, Tensor) else result[0])
+
+        handle = register_module_forward_hook(hook)
+        try:
+            forward(params, inputs)
+        except _Reached as reached:
+            if len(reached.output) != len(leaves(inputs)[0]):
+                refuse("layer output", expected="the example as first axis", got=list(reached.output.shape), cure=_CURE)
+            return reached.output.flatten(start_dim=1)
+        finally:
+            handle.remove()
+        return refuse("layer", expected=f"a module that holds exactly {list(names)[:2]}, ...", got="none", cure=_CURE)
+
+    return output
+
+
+_CURE = "use a model of torch modules with the batch first (bounds.autodiff.functional), or another method"
+
+
+def numbered_layers(params: Params) -> Mapping[str, Sequence[str]]:
+    """Return layer -> names of its tensors, in order.
+
+    Raises:
+        InputError: no numbered layers (``resblocks.3``, ``layers.3``, ``h.3``, ...).
+    """
+    layers = {block: names for block, names in partition(params, "block").items() if block not in OUTSIDE}
+    if not layers:
+        refuse("model", expected="numbered layers such as layers.0", got=f"tensors {list(params)[:3]}", cure=_CURE)
+    return layers
+
+
+def prodistill(
+    task_vectors: TaskVectors, tasks: Sequence[Task], settings: ProDistillSettings, progress: Progress
+) -> Merge:
+    """Distil layer after layer, each with its own optimiser: min over λ^l of the mean ‖h_l(merge) - h_l(expert t)‖².
+
+    The merged layer is fed by the merged layers before it, the expert's by the expert's (as in the published code).
+    Tensors outside numbered layers keep the initial coefficient (there: a fixed one). Difference from the paper: one
+    coefficient per tensor (or layer) and task, where it learns one per entry. Source: Xu et al. 2025, arXiv 2502.12706.
+    """
+    layers = numbered_layers(task_vectors.base)
+    problem = prepare(task_vectors, tasks, settings)
+    coefficients = init(problem).coefficients.detach().clone()
+    columns = {block: column for column, block in enumerate(problem.blocks)}
+    history: dict[str, list[float]] = {}
+    steps = iter(progress(range(len(layers) * settings.steps), "learning layer by layer"))
+    for names in layers.values():
+        part = _stage(problem, names, merged(task_vectors, coefficients, problem.blocks))
+        state = init(part)
+        for _ in range(settings.steps):
+            next(steps)
+            update(part, state)
+        coefficients[:, [columns[block] for block in part.blocks]] = learned(state)
+        for name, values in state.history.items():
+            history.setdefault(name, []).extend(values)
+    next(steps, None)
+    return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, history)
+
+
+def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
+    """Return the problem of one layer: its tensors alone vary, all others are ``fixed``; scores are its outputs."""
+    vectors, outputs = problem.task_vectors, [layer_output(forward, names) for forward in problem.forwards]
+    for forward, inputs in zip(outputs, problem.inputs, strict=True):
+        for count in (1, 2):  # the example is the first axis for every number of examples, not by coincidence
+            forward(fixed, take(inputs, slice(0, count)))
+
+    def varying(forward: Forward) -> Forward:
+        return lambda params, inputs: forward({**fixed, **params}, inputs)
+
+    return replace(
+        problem,
+        task_vectors=TaskVectors(
+            {name: vectors.base[name] for name in names},
+            [{name: delta[name] for name in names} for delta in vectors.deltas],
+            vectors.names,
+        ),
+        blocks={
+            block: kept
+            for block, members in problem.blocks.items()
+            if (kept := tuple(name for name in members if name in names))
+        },
+        forwards=[varying(forward) for forward in outputs],
+        teacher_scores=[
+            score(forward, vectors.expert(index), inputs)
+            for index, (forward, inputs) in enumerate(zip(outputs, problem.inputs, strict=True))
+        ],
+    )

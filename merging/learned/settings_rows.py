@@ -1,0 +1,80 @@
+"""Defaults of the rows beside SAMerging, and the settings that only they have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bounds.types import refuse
+from merging.learned.settings import LearnedSettings
+
+
+@dataclass(frozen=True)
+class AdaMergingSettings(LearnedSettings):
+    """Settings of AdaMerging: the entropy of the merge, no expert consulted, coefficients from 0.3."""
+
+    objective: str = "entropy"
+    perturbation: str = "none"
+    init: float | None = 0.3
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
+class TaskWiseSettings(AdaMergingSettings):
+    """Settings of task-wise AdaMerging: one coefficient per task."""
+
+    granularity: str = "task"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass(frozen=True)
+class TrimmedSettings(AdaMergingSettings):
+    """Settings of AdaMerging++: AdaMerging on trimmed, sign-elected task vectors."""
+
+    density: float = 0.2
+    """Share of each task vector's entries that TIES keeps, the largest in size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.density <= 1:
+            refuse("density", expected="a share in (0, 1]", got=self.density, cure="e.g. 0.2")
+
+
+@dataclass(frozen=True)
+class ProDistillSettings(LearnedSettings):
+    """Settings of layer-by-layer distillation; steps are per layer."""
+
+    objective: str = "squared"
+    perturbation: str = "none"
+    steps: int = 30
+    """Optimiser steps of each layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, wanted in (("objective", ("squared",)), ("granularity", ("tensor", "block"))):
+            if getattr(self, name) not in wanted:
+                refuse(
+                    f"{name} of layer-by-layer distillation",
+                    expected=" or ".join(wanted),
+                    got=repr(getattr(self, name)),
+                    cure="layers are distilled one after the other, on their outputs",
+                )
+        if self.perturbation == "ggn-trace":
+            refuse(
+                "perturbation", expected="a row without scores", got="ggn-trace", cure="layers have outputs, not scores"
+            )
+
+
+@dataclass(frozen=True)
+class SingleLayerSettings(LearnedSettings):
+    """Settings of the SyMerge-like row: coefficients everywhere and the weights of one layer."""
+
+    objective: str = "cross-entropy"
+    perturbation: str = "none"
+    layer: str | None = None
+    """The layer whose weights adapt: a block of merging.params.partition(..., "block"); by default the last one."""
+    layer_learning_rate: float = 1e-4
+    """Adam's learning rate on the weights of that layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.layer_learning_rate < float("inf"):
+            refuse("layer_learning_rate", expected="a positive number", got=self.layer_learning_rate, cure="e.g. 1e-4")

@@ -1,0 +1,98 @@
+"""The SyMerge-like row: coefficients everywhere, and the weights of one layer, learned together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bounds.types import refuse
+from merging.execution import Execution
+from merging.learned.checkpoint import learn
+from merging.learned.loop import learned
+from merging.learned.problem import prepare
+from merging.learned.settings_rows import SingleLayerSettings
+from merging.objectives import Objective
+from merging.params import partition
+from merging.perturbations import Descent, Displacement, Memory, Pass, Perturbation, Step
+from merging.rows import Merge, Progress
+from merging.task import Task
+from merging.task_vectors import TaskVectors, merged
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Adam's constants, for the weights of the layer."""
+
+
+def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) -> Perturbation:
+    """Return ``inner`` with every pass at θ_λ + δ, and a step of Adam on δ (on the tensors ``names``) after it.
+
+    δ and Adam's moments live in the memory of the steps (keys ``layer.NAME...``), so that they are saved with it. δ
+    descends ∇_θ of the last pass ``inner`` takes, the one whose ∇_λ it descends (for SAM rows: at the perturbed point).
+    """
+
+    def descend(step: Step) -> Descent:
+        delta = {name: step.memory.get(f"layer.{name}", _zeros(step.base[name])) for name in names}
+        last: list[Pass] = []
+
+        def at(displacement: Displacement | None = None, objective: Objective | None = None) -> Pass:
+            shift = displacement or Displacement()
+            weights = {
+                name: (_zeros(value) if shift.weights is None else shift.weights[name]) + delta.get(name, 0)
+                for name, value in step.base.items()
+            }
+            last[:] = [step.at(replace(shift, weights=weights), objective)]
+            return last[0]
+
+        descent = inner.descend(replace(step, at=at))
+        for name in names:
+            moved = _adam(step.memory, f"layer.{name}", last[0].weights[name], learning_rate)
+            step.memory[f"layer.{name}"] = delta[name] + moved
+        return descent
+
+    return replace(inner, descend=descend)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _adam(memory: Memory, key: str, gradient: Tensor, learning_rate: float) -> Tensor:
+    """Return Adam's step (arXiv 1412.6980, algorithm 1), its moments and count kept in ``memory``."""
+    zero = torch.zeros_like(gradient)
+    count = memory.get(f"{key}:count", torch.zeros(())) + 1
+    first = BETAS[0] * memory.get(f"{key}:first", zero) + (1 - BETAS[0]) * gradient
+    second = BETAS[1] * memory.get(f"{key}:second", zero) + (1 - BETAS[1]) * gradient.square()
+    memory.update({f"{key}:count": count, f"{key}:first": first, f"{key}:second": second})
+    scale = (second / (1 - BETAS[1] ** float(count))).sqrt() + EPSILON
+    return -learning_rate * first / (1 - BETAS[0] ** float(count)) / scale
+
+
+def symerge(
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: SingleLayerSettings,
+    progress: Progress,
+    execution: Execution,
+) -> Merge:
+    """Learn λ and, on one layer shared by all tasks, free weights δ: θ = θ_0 + Σ_t λ_t τ_t + δ, hard expert labels.
+
+    SyMerge-like, not SyMerge (Jung et al., arXiv 2412.19098): the paper adapts one layer per task (its head); here
+    heads are frozen and the merge is one network, so the layer is one of it and shared. Common with the paper: one
+    layer's weights and all coefficients adapt jointly, on the experts' own predictions as labels.
+
+    Raises:
+        InputError: a layer that is not a block of the model.
+    """
+    blocks = partition(task_vectors.base, "block")
+    layer = next(reversed(list(blocks))) if settings.layer is None else settings.layer
+    if layer not in blocks:
+        refuse("layer", expected=" or ".join(blocks), got=repr(layer), cure="choose one")
+    problem = prepare(task_vectors, tasks, settings, execution)
+    problem = replace(problem, perturbation=adapting(problem.perturbation, blocks[layer], settings.layer_learning_rate))
+    state = learn(problem, progress, f"learning coefficients and {layer}")
+    params = merged(task_vectors, learned(state), problem.blocks)
+    for name in blocks[layer]:
+        params[name] = params[name] + state.memory[f"layer.{name}"]
+    return Merge(params, None, None, state.history)
