@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.methods import find, merge
@@ -65,8 +66,8 @@ class Measurement:
 
     ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
     ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the
-    merge; ``passes``:
-    calls of a task's network with gradient, divided by the number of tasks, so that a pass over all tasks is one;
+    merge; ``passes``: examples that
+    went forward and backward, from the merge's history or else counted where the networks are called;
     ``memory`` the peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
     before the merge. ``reason`` says why the method could not run; then there are no figures.
     """
@@ -106,7 +107,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         **_figures(suite, lambda _: artifact.merged),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds,
-        passes=count[0] / len(tasks),
+        passes=artifact.history.get("passes", count)[-1],
         memory=memory,
         memory_before=before,
     )
@@ -142,7 +143,8 @@ def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[f
 
 def _counting(forward: Forward, count: list[int]) -> Forward:
     def counted(params: Params, inputs: Inputs) -> torch.Tensor:
-        count[0] += torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
+        if torch.is_grad_enabled() and any(value.requires_grad for value in params.values()):
+            count[0] += check_inputs(inputs)
         return forward(params, inputs)
 
     return counted

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, full, scaled
+from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, scaled
 from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products
 from merging.params import combine, norm
 from merging.rows import Merge, Method, Progress
@@ -48,14 +48,14 @@ class RegressionSettings(CalibrationSettings):
 def _fisher(tv: TaskVectors, tasks: Sequence[Task], settings: FisherSettings, progress: Progress) -> Merge:
     """θ = Σ_t F_t θ_t / Σ_t F_t, entry by entry; one task's F at a time."""
     inputs = calibration(tv, tasks, settings)
-    above = {name: torch.zeros_like(full(tv.stacked[name][0])) for name in tv.base}
+    above = {name: torch.zeros_like(value, dtype=tv.dtype) for name, value in tv.base.items()}
     below = {name: torch.zeros_like(value) for name, value in above.items()}
     for index in progress(range(len(tv)), "Fisher information"):
         fisher = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index])
         size = norm(fisher) if settings.normalize else 1.0
         for name, value in fisher.items():
             weight = (value / (size or 1.0)).clamp(min=settings.floor)
-            above[name] += weight * full(tv.stacked[name][index])
+            above[name] += weight * tv.stacked[name][index]
             below[name] += weight
     vector = {name: above[name] / below[name] for name in above}
     return scaled(tv, vector, tasks, 1.0, SUM_GRID, progress)
@@ -99,7 +99,7 @@ def _regmean(tv: TaskVectors, tasks: Sequence[Task], settings: RegressionSetting
         products = input_products(tasks[index].forward, tv.expert(index), inputs[index])
         for name, (axis, product) in products.items():
             equation = equations.setdefault(name, NormalEquations(settings))
-            equation.add(axis, product, full(tv.stacked[name][index]))
+            equation.add(axis, product, tv.stacked[name][index])
     solved = {name: equation.solve() for name, equation in equations.items()}
     vector = direction(tv, lambda name, deltas: solved[name].to(deltas.dtype) if name in solved else deltas.mean(dim=0))
     return _with_count(scaled(tv, vector, tasks, 1.0, SUM_GRID, progress), solved)
@@ -120,7 +120,7 @@ def _regmean_plus_plus(
         name, equation = order[position], NormalEquations(settings)
         for index, task in enumerate(tasks):
             axis, product = input_products(task.forward, merged, inputs[index])[name]
-            equation.add(axis, product, full(tv.stacked[name][index]))
+            equation.add(axis, product, tv.stacked[name][index])
         vector[name] = equation.solve().to(vector[name].dtype)
         merged[name] = tv.base[name] + vector[name]
     return _with_count(Merge(merged), order)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bounds.types import Params, refuse
@@ -57,15 +56,10 @@ def check_at_least(name: str, value: float, least: float) -> None:
 def direction(
     task_vectors: TaskVectors, combine_tasks: Callable[[str, Tensor], Tensor], progress: Progress = silent
 ) -> dict[str, Tensor]:
-    """Return the merged task vector, tensor by tensor: (name, τ [T, ...]) -> [...], in float32 or wider."""
+    """Return the merged task vector, tensor by tensor: (name, τ [T, ...]) -> [...], in the merge's dtype."""
     names = list(task_vectors.base)
     steps = progress(range(len(names)), "merging tensor by tensor")
-    return {names[i]: combine_tasks(names[i], full(task_vectors.stacked[names[i]])) for i in steps}
-
-
-def full(tensor: Tensor) -> Tensor:
-    """Return the tensor in at least float32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return {names[i]: combine_tasks(names[i], task_vectors.stacked[names[i]].to(task_vectors.dtype)) for i in steps}
 
 
 def best_scale(
@@ -88,7 +82,7 @@ def scaled(
 
     The history then holds ``scale`` and ``validation_accuracy`` of the whole grid, and the ``chosen_scale``.
     """
-    base = {name: value.to(vector[name].dtype) for name, value in task_vectors.base.items()}
+    base = {name: value.to(task_vectors.dtype) for name, value in task_vectors.base.items()}
     if scale is not None:
         return Merge(combine(base, vector, scale))
     tried = (grid[i] for i in progress(range(len(grid)), "scales on validation"))

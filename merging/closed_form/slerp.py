@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
-from merging.closed_form.scale import check_share, full
+from merging.closed_form.scale import check_share
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
@@ -42,11 +42,8 @@ def interpolate(first: Tensor, second: Tensor, share: float) -> Tensor:
 def _slerp(tv: TaskVectors, tasks: Sequence[Task], settings: SlerpSettings, progress: Progress) -> Merge:
     if len(tv) != 2:
         refuse("slerp", expected="2 experts", got=len(tv), cure="choose two, or another method")
-    merged = {}
-    for name, base in tv.base.items():
-        deltas = full(tv.stacked[name])
-        merged[name] = interpolate(*(base.to(deltas.dtype) + deltas), settings.share)
-    return Merge(merged)
+    experts = ((name, base.to(tv.dtype) + tv.stacked[name]) for name, base in tv.base.items())
+    return Merge({name: interpolate(first, second, settings.share) for name, (first, second) in experts})
 
 
 ROWS: Mapping[str, Method] = {

@@ -15,10 +15,17 @@ from merging.closed_form.scale import (
     check_at_least,
     check_share,
     direction,
-    full,
     scaled,
 )
-from merging.closed_form.tensors import disjoint_mean, drop, keep_from, largest_threshold, per_task, task_generators
+from merging.closed_form.tensors import (
+    disjoint_mean,
+    drop,
+    flat,
+    keep_from,
+    largest_threshold,
+    per_task,
+    task_generators,
+)
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
@@ -121,7 +128,7 @@ def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, 
     """
     total = direction(tv, lambda _, deltas: deltas.sum(dim=0))
     ranges = [_competition_range(tv, t, total, settings.density) for t in range(len(tv))]
-    low, high, threshold, top = torch.tensor(ranges, dtype=next(iter(total.values())).dtype).T
+    low, high, threshold, top = torch.tensor(ranges, dtype=tv.dtype).T
 
     def balanced(name: str, deltas: Tensor) -> Tensor:
         spread = per_task((high - low).clamp(min=1e-30), deltas)
@@ -141,11 +148,11 @@ def _competition_range(
     tv: TaskVectors, index: int, total: Mapping[str, Tensor], density: float
 ) -> tuple[float, float, float, float]:
     """Least and largest |τ_t|, the least score that is kept, the largest score; over the model."""
-    flat = torch.cat([full(tv.stacked[name][index]).flatten() for name in tv.base])
-    low, high = torch.aminmax(flat.abs())
-    magnitude = (flat.abs() - low) / (high - low).clamp(min=1e-30)
-    scores = _competition(magnitude, flat * torch.cat([value.flatten() for value in total.values()]), len(tv))
-    smallest = max(1, len(flat) - round(density * len(flat)))
+    delta = flat(tv, index)
+    low, high = torch.aminmax(delta.abs())
+    magnitude = (delta.abs() - low) / (high - low).clamp(min=1e-30)
+    scores = _competition(magnitude, delta * torch.cat([value.flatten() for value in total.values()]), len(tv))
+    smallest = max(1, len(delta) - round(density * len(delta)))
     return float(low), float(high), float(scores.kthvalue(smallest).values), float(scores.max())
 
 

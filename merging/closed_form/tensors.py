@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from merging.closed_form.scale import full
 from merging.task_vectors import TaskVectors
 
 
@@ -19,11 +18,14 @@ def largest_threshold(task_vectors: TaskVectors, density: float) -> Tensor:
     """
     total = sum(value.numel() for value in task_vectors.base.values())
     smallest = total - max(1, round(density * total)) + 1
-    thresholds = []
-    for index in range(len(task_vectors)):
-        sizes = [full(task_vectors.stacked[name][index]).abs().flatten() for name in task_vectors.base]
-        thresholds.append(torch.cat(sizes).kthvalue(smallest).values)
-    return torch.stack(thresholds)
+    tasks = range(len(task_vectors))
+    return torch.stack([flat(task_vectors, index).abs().kthvalue(smallest).values for index in tasks])
+
+
+def flat(task_vectors: TaskVectors, index: int) -> Tensor:
+    """Return all of one task vector as [P]."""
+    deltas = [task_vectors.stacked[name][index].flatten() for name in task_vectors.base]
+    return torch.cat(deltas).to(task_vectors.dtype)
 
 
 def per_task(values: Tensor, deltas: Tensor) -> Tensor:

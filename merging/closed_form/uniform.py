@@ -16,8 +16,7 @@ from merging.task_vectors import TaskVectors, merged
 
 def uniform(task_vectors: TaskVectors, scale: float) -> torch.Tensor:
     """Coefficients [T, 1] all equal to ``scale``."""
-    dtype = next(iter(task_vectors.stacked.values())).dtype
-    return torch.full((len(task_vectors), 1), scale, dtype=dtype)
+    return torch.full((len(task_vectors), 1), scale, dtype=task_vectors.dtype)
 
 
 def _average(task_vectors: TaskVectors, tasks: Sequence[Task], settings: NoSettings, progress: Progress) -> Merge:

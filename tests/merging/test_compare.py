@@ -73,12 +73,21 @@ def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, 
     assert means == sorted(means, reverse=True)
 
 
-def test_backward_passes_are_counted_per_task(monkeypatch):
+def test_passes_are_counted_in_examples(monkeypatch):
     small = {"steps": 3, "examples": 8, "batch": 4}
-    for perturbation, passes in (("none", 3), ("coefficients", 6)):
-        found = measure.measure(Spec("samerging", {**small, "perturbation": perturbation}), "toy", 1)
-        assert found.passes == passes
-    assert measure.measure(Spec("average"), "toy", 1).passes == 0
+    learned = {"none": 3 * 3 * 4, "coefficients": 2 * 3 * 3 * 4}  # passes x tasks x batch
+    for perturbation, passes in learned.items():
+        spec = Spec("samerging", {**small, "perturbation": perturbation})
+        assert measure.measure(spec, "toy", 1).passes == passes
+        with monkeypatch.context() as patch:
+            patch.setattr(measure, "merge", _without_history)
+            assert measure.measure(spec, "toy", 1).passes == passes
+    assert measure.measure(Spec("fisher", {"examples": 8}), "toy", 1).passes == 3 * 8
+    assert measure.measure(Spec("regmean", {"examples": 8}), "toy", 1).passes == 0
+
+
+def _without_history(*arguments, **settings):
+    return replace(merge(*arguments, **settings), history={})
 
 
 def test_a_method_is_measured_in_a_process_of_its_own():
