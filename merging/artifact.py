@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
+from merging.files import write
 
 SCHEMA = "mergebound.artifact/1"
 
@@ -44,60 +43,18 @@ class MergeArtifact:
     schema: str = SCHEMA
 
 
-def check_destination(path: str | Path) -> Path:
-    """Check, before any work, that an artifact can be written at ``path``.
-
-    Raises:
-        InputError: a folder, or a place whose folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        refuse(f"output {path}", expected="a file name", got="a folder", cure="add a file name such as out.pt")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        refuse(
-            f"output {path}",
-            expected="a writable folder",
-            got=f"{path.parent}",
-            cure="create the folder first",
-        )
-    return path
-
-
 def save(artifact: MergeArtifact, path: str | Path) -> None:
     """Write an artifact atomically: the file is complete or not there (an older one stays).
 
     Raises:
-        InputError: see :func:`check_destination`; also when the disk refuses the bytes.
+        InputError: see :func:`merging.files.replacing`.
     """
-    path = check_destination(path)
     content = {f.name: getattr(artifact, f.name) for f in fields(artifact)}
     content["merged"] = {name: value.detach().contiguous() for name, value in artifact.merged.items()}
     content["names"] = list(artifact.names)
     if artifact.blocks is not None:
         content["blocks"] = {block: list(names) for block, names in artifact.blocks.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        refuse(
-            f"output {path}",
-            expected="room for the artifact",
-            got=error.strerror,
-            cure="free space or choose another disk",
-        )
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write(path, lambda file: torch.save(content, file))
 
 
 def load(path: str | Path) -> MergeArtifact:

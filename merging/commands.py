@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +17,8 @@ from rich.progress import (
 )
 
 from bounds.types import InputError
+
+Item = TypeVar("Item")
 
 
 def run(command: Callable[[], None]) -> int:
@@ -37,7 +40,7 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=120)
 
 
-def track(steps: Iterable[int], description: str) -> Iterable[int]:
+def track(steps: Iterable[Item], description: str) -> Iterable[Item]:
     """Go through ``steps`` with a progress bar and the remaining time on stderr; nothing if that is no terminal."""
     errors = Console(stderr=True)
     columns = (

@@ -13,6 +13,7 @@ import torch
 from bounds.types import refuse
 from merging import closed_form, learned
 from merging.artifact import MergeArtifact
+from merging.execution import Execution
 from merging.rows import Method, Progress, silent
 from merging.task import Task
 from merging.task_vectors import TaskVectors
@@ -20,15 +21,15 @@ from merging.task_vectors import TaskVectors
 METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS}
 
 
-def method_settings(method: str) -> type:
-    """Return the settings class of a method.
+def find(method: str) -> Method:
+    """Return the row of a method.
 
     Raises:
         InputError: unknown method.
     """
     if method not in METHODS:
         refuse("method", expected=" or ".join(METHODS), got=repr(method), cure="choose one")
-    return METHODS[method].settings
+    return METHODS[method]
 
 
 def merge(
@@ -39,6 +40,7 @@ def merge(
     suite: str = "",
     sources: Mapping[str, str] | None = None,
     progress: Progress = silent,
+    execution: Execution | None = None,
     **settings: Any,
 ) -> MergeArtifact:
     """Merge experts with a method of the table; deterministic given its settings.
@@ -50,13 +52,15 @@ def merge(
         suite: name of the suite they come from, recorded in the artifact.
         sources: what the weights were read from -> sha256, recorded in the artifact.
         progress: shows progress.
+        execution: device, precision, processes and checkpoint of a method that takes passes; by default one process on
+            the CPU that keeps nothing.
         settings: fields of the method's settings class.
 
     Raises:
         InputError: unknown method or setting, or input the method refuses.
     """
-    kind = method_settings(method)
-    fields = kind.__dataclass_fields__
+    row, execution = find(method), execution or Execution()
+    fields = row.settings.__dataclass_fields__
     for name in settings:
         if name not in fields:
             refuse(
@@ -65,9 +69,12 @@ def merge(
                 got=repr(name),
                 cure="remove it",
             )
-    chosen = kind(**settings)
+    chosen = row.settings(**settings)
     started = time.perf_counter()
-    result = METHODS[method].build(task_vectors, tasks, chosen, progress)
+    if not row.executes:
+        _check_plain(method, execution)
+    extra = [execution] if row.executes else []
+    result = row.build(task_vectors, tasks, chosen, progress, *extra)
     return MergeArtifact(
         method=method,
         names=tuple(task_vectors.names),
@@ -82,3 +89,16 @@ def merge(
         versions={"python": platform.python_version(), "torch": str(torch.__version__)},
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_plain(method: str, execution: Execution) -> None:
+    """Refuse what a method without passes cannot follow."""
+    asked = {
+        "device": execution.device != "cpu" and execution.device,
+        "autocast": execution.autocast != "none" and execution.autocast,
+        "processes": execution.processes.size > 1 and execution.processes.size,
+        "resume": execution.resume,
+    }
+    for option, value in asked.items():
+        if value:
+            refuse(f"{option} of {method}", expected="none: it is made at once", got=value, cure="remove the option")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from bounds.types import Blocks, Params
-from merging.task import Task
-from merging.task_vectors import TaskVectors
 
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 """Wraps an iterable of steps to show how far it is: (steps, description) -> the same steps."""
@@ -38,16 +35,18 @@ class Merge:
 class Method:
     """A row: its builder, its settings, where it comes from, what it needs, what it costs.
 
-    ``breaks`` names the laws (tests/laws.py) that the method breaks by its definition, each with the reason; ``tasks``
-    is the number of tasks it merges, None for any.
+    ``build(task_vectors, tasks, settings, progress)`` merges; rows with ``executes`` take an
+    :class:`~merging.execution.Execution` after these. ``breaks`` names the laws (tests/laws.py) that the method breaks
+    by its definition, each with the reason; ``tasks`` is the number of tasks it merges, None for any.
     """
 
-    build: Callable[[TaskVectors, Sequence[Task], Any, Progress], Merge]
+    build: Callable[..., Merge]
     settings: type
     paper: str
     needs: str
     cost: str = ""
     breaks: Mapping[str, str] = field(default_factory=dict)
+    executes: bool = False
     tasks: int | None = None
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
+from merging.linear_maps import Slice, add_rows, dot_rows, run, slices
 from merging.params import check_partition, partition, subtract
+from merging.storage import Storage, destination, is_written, read
+
+Expert = Params | Callable[[], Params]
+"""An expert's parameters, or a function that reads them when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,9 @@ class TaskVectors:
 
     ``base`` is θ_0; ``deltas[t]`` is τ_t with the names, shapes and order of ``base``; ``names[t]`` names task t.
     Per parameter the T deltas lie together in one tensor [T, ...] (``stacked``), so that merging and contraction
-    each read every task vector exactly once; ``deltas`` are views of it.
+    each read every task vector exactly once; ``deltas`` are views of it. The tensors may be memory-mapped
+    (:meth:`from_experts` with a file, :meth:`open`) and may be kept in half precision: sums are taken in at least
+    float32 either way.
 
     Raises:
         InputError: no task vector, names that do not match, different keys or shapes, non-float or non-finite values.
@@ -30,39 +38,115 @@ class TaskVectors:
     stacked: Mapping[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.deltas) != len(self.names) or not self.names or len(set(self.names)) != len(self.names):
+        if len(self.deltas) != len(self.names):
             refuse(
                 "task vectors",
-                expected="one distinct name per task vector, at least one",
+                expected="one name per task vector",
                 got=f"{len(self.deltas)} task vectors, names {list(self.names)}",
                 cure="name each expert once",
             )
+        _check_names(self.names)
         _check("base", self.base, self.base)
         for name, delta in zip(self.names, self.deltas, strict=True):
             _check(f"task vector {name!r}", delta, self.base)
-        stacked = {key: torch.stack([delta[key].detach() for delta in self.deltas]) for key in self.base}
-        object.__setattr__(self, "stacked", stacked)
-        object.__setattr__(self, "names", tuple(self.names))
-        views = tuple({key: tensor[t] for key, tensor in stacked.items()} for t in range(len(self.names)))
-        object.__setattr__(self, "deltas", views)
+        _fill(self, {key: torch.stack([delta[key].detach() for delta in self.deltas]) for key in self.base})
 
     @staticmethod
-    def from_experts(base: Params, experts: Mapping[str, Params]) -> TaskVectors:
-        """Subtract θ_0 from experts (in float32 or wider).
+    def from_experts(
+        base: Params,
+        experts: Mapping[str, Expert],
+        storage: Storage | None = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> TaskVectors:
+        """Subtract θ_0 from experts (in float32 or wider), holding one expert at a time.
+
+        A file that is there already, made from the same sources, is opened and no expert is read.
+
+        Args:
+            base: θ_0.
+            experts: task -> parameters, or a function that reads them (called once, in order).
+            storage: precision and place of the task vectors; by default float32 or wider, in memory.
+            sources: what the experts were read from -> sha256, kept in the file.
 
         Raises:
-            InputError: as for the class; also when an expert's keys or shapes differ from the base's.
+            InputError: as for the class; experts whose keys, shapes or dtypes differ; a disk without room; a file of
+                other task vectors.
         """
-        for name, expert in experts.items():
-            _check(f"expert {name!r}", expert, base)
-        return TaskVectors(base, [subtract(expert, base) for expert in experts.values()], list(experts))
+        storage, sources, names = storage or Storage(), sources or {}, list(experts)
+        _check_names(names)
+        _check("base", base, base)
+        if storage.file and is_written(base, names, storage, sources):
+            return TaskVectors.open(storage.file)
+        with destination(base, names, storage, sources) as stacked:
+            first: dict[str, torch.dtype] = {}
+            for index, (name, expert) in enumerate(experts.items()):
+                params = expert() if callable(expert) else expert
+                _check(f"expert {name!r}", params, base)
+                _check_dtypes(name, params, first)
+                for key, delta in subtract(params, base).items():
+                    stacked[key][index].copy_(delta)
+        return TaskVectors.open(storage.file) if storage.file else TaskVectors.from_stacked(base, stacked, names)
+
+    @staticmethod
+    def from_stacked(base: Params, stacked: Mapping[str, Tensor], names: Sequence[str]) -> TaskVectors:
+        """Take tensors [T, ...] as they are, without copying or reading them (values are not checked)."""
+        _check_names(names)
+        for key, value in base.items():
+            expected = (len(names), *value.shape)
+            if key not in stacked or tuple(stacked[key].shape) != expected:
+                got = tuple(stacked[key].shape) if key in stacked else "nothing"
+                refuse(f"task vectors of {key}", expected=expected, got=got, cure="stack one delta per task")
+        result = object.__new__(TaskVectors)
+        object.__setattr__(result, "base", base)
+        object.__setattr__(result, "names", names)
+        _fill(result, {key: stacked[key] for key in base})
+        return result
+
+    @staticmethod
+    def open(file: Path) -> TaskVectors:
+        """Map the task vectors of a file that :meth:`from_experts` wrote; nothing is read until it is used.
+
+        Raises:
+            InputError: a missing, cut or foreign file.
+        """
+        base, stacked, names = read(file)
+        return TaskVectors.from_stacked(base, stacked, names)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What merged weights and coefficients are computed in: θ_0's dtype, at least float32."""
+        return torch.promote_types(next(iter(self.base.values())).dtype, torch.float32)
+
     def expert(self, index: int) -> dict[str, Tensor]:
         """Return θ_t = θ_0 + τ_t."""
         return {key: value + self.stacked[key][index] for key, value in self.base.items()}
+
+
+def _fill(task_vectors: TaskVectors, stacked: Mapping[str, Tensor]) -> None:
+    names = tuple(task_vectors.names)
+    object.__setattr__(task_vectors, "stacked", stacked)
+    object.__setattr__(task_vectors, "names", names)
+    views = tuple({key: tensor[t] for key, tensor in stacked.items()} for t in range(len(names)))
+    object.__setattr__(task_vectors, "deltas", views)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names or len(set(names)) != len(names):
+        refuse("task vectors", expected="distinct names, at least one", got=list(names), cure="name each expert once")
+
+
+def _check_dtypes(name: str, params: Params, first: dict[str, torch.dtype]) -> None:
+    for key, value in params.items():
+        if first.setdefault(key, value.dtype) != value.dtype:
+            refuse(
+                f"expert {name!r} {key}",
+                expected=f"{first[key]} as in the first expert",
+                got=value.dtype,
+                cure="save all experts in one precision",
+            )
 
 
 def _check(what: str, params: Params, base: Params) -> None:
@@ -117,40 +201,64 @@ def coefficient_blocks(task_vectors: TaskVectors, coefficients: Tensor, blocks: 
     return blocks
 
 
-def merged(task_vectors: TaskVectors, coefficients: Tensor, blocks: Blocks | None = None) -> dict[str, Tensor]:
+def merged(
+    task_vectors: TaskVectors,
+    coefficients: Tensor,
+    blocks: Blocks | None = None,
+    *,
+    out: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Return θ_λ: for each block l, θ_0^l + Σ_t λ_t^l τ_t^l (docs/theory.md, section 0). Exact; never cached.
+
+    Differentiable in λ without ``out``. Every task vector is read once.
 
     Args:
         task_vectors: θ_0 and τ_1..τ_T.
         coefficients: λ [T, L].
         blocks: the L blocks; by default one per tensor, or the whole model when L = 1.
+        out: where to write θ_λ, on the device where it is computed; filled on first use, overwritten afterwards.
 
     Raises:
         InputError: see :func:`coefficient_blocks`.
     """
     blocks = coefficient_blocks(task_vectors, coefficients, blocks)
     column = {name: i for i, names in enumerate(blocks.values()) for name in names}
-    result = {}
+    weights = {name: coefficients[:, column[name]].to(task_vectors.dtype) for name in task_vectors.base}
+    if out is None:
+        whole = slice(None)
+        return {
+            name: add_rows(base.flatten(), _rows(task_vectors.stacked[name]), weights[name], whole).view_as(base)
+            for name, base in task_vectors.base.items()
+        }
     for name, base in task_vectors.base.items():
-        deltas = task_vectors.stacked[name]
-        weights = coefficients[:, column[name]].to(deltas.dtype)
-        result[name] = torch.addmv(base.to(deltas.dtype).flatten(), _rows(deltas).T, weights).view_as(base)
-    return result
+        if name not in out:
+            out[name] = torch.empty(base.shape, dtype=task_vectors.dtype, device=coefficients.device)
+
+    def write(part: Slice) -> None:
+        base, rows = task_vectors.base[part.name].flatten(), _rows(task_vectors.stacked[part.name])
+        add_rows(base, rows, weights[part.name], part.range, out=out[part.name].view(-1)[part.range])
+
+    run(write, slices(task_vectors.base))
+    return out
 
 
 def contract(task_vectors: TaskVectors, gradient: Params, blocks: Blocks) -> Tensor:
     """Contract a gradient in θ with every task vector, block by block: [T, L] of inner products. Exact.
 
-    The adjoint of :func:`merged`: ∇_λ L = contract(∇_θ L).
+    The adjoint of :func:`merged`: ∇_λ L = contract(∇_θ L). Products are taken in at least float32 and added up in
+    float64; every task vector is read once.
     """
-    columns = [
-        sum(
-            (_rows(deltas := task_vectors.stacked[n]) @ gradient[n].flatten().to(deltas.dtype) for n in names),
-            start=torch.zeros(len(task_vectors)),
-        )
-        for names in blocks.values()
-    ]
-    return torch.stack(columns, dim=1)
+
+    def inner_products(part: Slice) -> Tensor:
+        return dot_rows(_rows(task_vectors.stacked[part.name]), gradient[part.name].flatten(), part.range)
+
+    parts = slices({name: task_vectors.base[name] for names in blocks.values() for name in names})
+    column = {name: i for i, names in enumerate(blocks.values()) for name in names}
+    device = next(iter(gradient.values())).device
+    result = torch.zeros(len(task_vectors), len(blocks), dtype=torch.float64, device=device)
+    for part, value in zip(parts, run(inner_products, parts), strict=True):
+        result[:, column[part.name]] += value
+    return result.to(task_vectors.dtype)
 
 
 def _rows(stacked: Tensor) -> Tensor:

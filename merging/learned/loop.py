@@ -14,16 +14,22 @@ from merging.objectives import Objective
 from merging.optimizers import OPTIMIZERS, remember
 from merging.perturbations import Displacement, Pass, Step
 
+HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
+
 
 @dataclass
 class State:
-    """What changes: λ [T, L] inside its optimiser, generator of batches and noise, the row's memory, history."""
+    """What changes: λ [T, L] inside its optimiser, generator of batches and noise, the row's memory, history.
+
+    The history has one number per step: ``loss`` (mean over tasks, at λ), ``perturbation_norm``, ``passes`` (examples
+    that went forward and backward since the first step) and ``bytes_sent`` (to other processes in the step).
+    """
 
     coefficients: Tensor
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     memory: dict[str, Tensor] = field(default_factory=dict)
-    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "perturbation_norm": []})
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
     @property
     def step(self) -> int:
@@ -35,8 +41,8 @@ def init(problem: Problem) -> State:
     """Return the state before the first step: every coefficient at ``settings.init``."""
     settings, tasks = problem.settings, len(problem.task_vectors)
     value = 1 / tasks if settings.init is None else settings.init
-    dtype = next(iter(problem.task_vectors.stacked.values())).dtype
-    coefficients = torch.full((tasks, len(problem.blocks)), value, dtype=dtype, requires_grad=True)
+    shape, dtype = (tasks, len(problem.blocks)), problem.task_vectors.dtype
+    coefficients = torch.full(shape, value, dtype=dtype, requires_grad=True)
     optimizer = OPTIMIZERS[settings.optimizer](coefficients, settings.learning_rate, settings.weight_decay)
     return State(coefficients, optimizer, torch.Generator().manual_seed(settings.seed + 1))
 
@@ -47,12 +53,15 @@ def update(problem: Problem, state: State) -> State:
     Raises:
         InputError: a loss that is not finite, naming task and step.
     """
-    settings, batch = problem.settings, _batch(problem, state)
+    settings, batch, processes = problem.settings, _batch(problem, state), problem.execution.processes
+    passes, sent = state.history["passes"][-1] if state.step else 0, processes.bytes_sent
 
     def at(displacement: Displacement | None = None, objective: Objective | None = None) -> Pass:
+        nonlocal passes
         seen = problem if objective is None else replace(problem, objective=objective)
         result = evaluate(seen, state.coefficients, batch, displacement)
         _check_losses(problem, state.step, result.losses)
+        passes += sum(len(index) for index in batch)
         return result
 
     step = Step(
@@ -71,6 +80,8 @@ def update(problem: Problem, state: State) -> State:
     state.optimizer.step()
     state.history["loss"].append(float(descent.losses.mean()))
     state.history["perturbation_norm"].append(descent.norm)
+    state.history["passes"].append(passes)
+    state.history["bytes_sent"].append(processes.bytes_sent - sent)
     average, decay = settings.average, settings.average_decay
     remember(average, state.memory, state.coefficients, state.step, settings.steps, decay)
     return state

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
+from merging.execution import Execution
 from merging.learned.settings import LearnedSettings
 from merging.objectives import OBJECTIVES, Objective
 from merging.params import partition
@@ -19,7 +20,11 @@ from merging.task_vectors import TaskVectors, contract, merged
 
 @dataclass(frozen=True)
 class Problem:
-    """Task vectors, blocks, and each task's inputs and teacher scores."""
+    """Task vectors, blocks, and each task's inputs and teacher scores (those of this process's tasks).
+
+    ``chosen[t]`` are the positions of the k examples in task t's calibration split. ``theta`` is room for merged
+    weights: every pass overwrites it, nothing else reads it.
+    """
 
     task_vectors: TaskVectors
     blocks: Blocks
@@ -29,10 +34,17 @@ class Problem:
     objective: Objective
     perturbation: Perturbation
     settings: LearnedSettings
+    execution: Execution = field(default_factory=Execution)
+    chosen: Sequence[Tensor] = ()
+    theta: dict[str, Tensor] = field(default_factory=dict)
 
 
-def prepare(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedSettings) -> Problem:
+def prepare(
+    task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedSettings, execution: Execution | None = None
+) -> Problem:
     """Choose k calibration examples of each task and compute its expert's scores on them, once.
+
+    Experts are made one at a time. In several processes each scores the experts of its own tasks.
 
     Raises:
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
@@ -44,21 +56,19 @@ def prepare(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedS
             got=[task.name for task in tasks],
             cure="pass one task per expert, in the same order",
         )
-    examples = settings.examples or min(len(task.calibration) for task in tasks)
-    generator = torch.Generator().manual_seed(settings.seed)
-    inputs, teacher_scores = [], []
-    for index, task in enumerate(tasks):
-        available = len(task.calibration)
-        if available < examples:
-            refuse(
-                f"calibration examples of task {task.name!r}",
-                expected=f"at least examples = {examples}",
-                got=available,
-                cure=f"set examples to {available} or less",
-            )
-        chosen = torch.randperm(available, generator=generator)[:examples]
-        inputs.append(take(task.calibration.inputs, chosen))
-        teacher_scores.append(score(task.forward, task_vectors.expert(index), inputs[-1]))
+    execution = execution or Execution()
+    chosen = _choose(tasks, settings)
+    inputs: list[Inputs] = []
+    teacher_scores: list[Tensor] = []
+    for index, (task, positions) in enumerate(zip(tasks, chosen, strict=True)):
+        if not execution.processes.mine(index):
+            inputs.append(torch.empty(len(positions), 0))
+            teacher_scores.append(torch.empty(len(positions), 0))
+            continue
+        inputs.append(_to(take(task.calibration.inputs, positions), execution.device))
+        expert = {name: value.to(execution.device) for name, value in task_vectors.expert(index).items()}
+        with execution.passes():
+            teacher_scores.append(score(task.forward, expert, inputs[-1]).to(task_vectors.dtype))
     return Problem(
         task_vectors,
         partition(task_vectors.base, settings.granularity),
@@ -68,7 +78,31 @@ def prepare(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedS
         OBJECTIVES[settings.objective],
         PERTURBATIONS[settings.perturbation],
         settings,
+        execution,
+        chosen,
     )
+
+
+def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
+    """Positions of k calibration examples of each task."""
+    examples = settings.examples or min(len(task.calibration) for task in tasks)
+    generator = torch.Generator().manual_seed(settings.seed)
+    chosen = []
+    for task in tasks:
+        available = len(task.calibration)
+        if available < examples:
+            refuse(
+                f"calibration examples of task {task.name!r}",
+                expected=f"at least examples = {examples}",
+                got=available,
+                cure=f"set examples to {available} or less",
+            )
+        chosen.append(torch.randperm(available, generator=generator)[:examples])
+    return chosen
+
+
+def _to(inputs: Inputs, device: str) -> Inputs:
+    return inputs.to(device) if isinstance(inputs, Tensor) else {key: value.to(device) for key, value in inputs.items()}
 
 
 def evaluate(
@@ -77,23 +111,41 @@ def evaluate(
     """Run one pass: losses and the gradients of their mean, at the merge of ``coefficients`` (+ ``displacement``).
 
     ``batch[t]`` indexes the examples of task t. The merged weights are made here, from what they derive from; all tasks
-    are back-propagated into them, and ∇_θ L is contracted with the task vectors once: ∇_λ L = contract(∇_θ L).
+    of this process are back-propagated into them, ∇_θ L is contracted with the task vectors once, ∇_λ L =
+    contract(∇_θ L), and what travels between processes is ∇_λ L and the losses.
     """
     shift = displacement or Displacement()
     at = coefficients.detach() if shift.coefficients is None else coefficients.detach() + shift.coefficients
-    theta = merged(problem.task_vectors, at, problem.blocks)
-    if shift.weights is not None:
-        theta = {name: value + shift.weights[name] for name, value in theta.items()}
-    theta = {name: value.requires_grad_() for name, value in theta.items()}
-    losses = []
-    for forward, inputs, teacher, index in zip(
-        problem.forwards, problem.inputs, problem.teacher_scores, batch, strict=True
-    ):
-        loss = problem.objective(forward(theta, take(inputs, index)), teacher[index], problem.settings.temperature)
-        (loss / len(batch)).backward()
-        losses.append(loss.detach())
-    zero = {name: torch.zeros(()) for name in theta}
-    weights = {
-        name: value.grad if value.grad is not None else zero[name].expand_as(value) for name, value in theta.items()
+    weights: dict[str, Tensor] = {}
+
+    def local() -> Tensor:
+        """Losses [T] and ∇_λ [T, L] of this process's tasks, as one row of numbers."""
+        theta = merged(problem.task_vectors, at.to(problem.execution.device), problem.blocks, out=problem.theta)
+        if shift.weights is not None:
+            for name, value in theta.items():
+                value.add_(shift.weights[name])
+        losses, gradient = _backward(problem, theta, batch)
+        weights.update(gradient)
+        return torch.cat([losses, contract(problem.task_vectors, gradient, problem.blocks).flatten()])
+
+    processes = problem.execution.processes
+    numbers = processes.total(local).to(at.device)
+    return Pass(numbers[: len(batch)], numbers[len(batch) :].view_as(at), processes.sum_all(weights))
+
+
+def _backward(problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses [T] and ∇_θ of their mean over all T tasks, of the tasks of this process (zero for the others)."""
+    leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    losses = torch.zeros(len(batch), dtype=problem.task_vectors.dtype, device=problem.execution.device)
+    with problem.execution.passes():  # one context for the whole pass: weights are cast once, never kept for the next
+        for task, (forward, inputs, index) in enumerate(zip(problem.forwards, problem.inputs, batch, strict=True)):
+            if not problem.execution.processes.mine(task):
+                continue
+            scores = forward(leaf, take(inputs, index)).to(losses.dtype)
+            loss = problem.objective(scores, problem.teacher_scores[task][index], problem.settings.temperature)
+            (loss / len(batch)).backward()
+            losses[task] = loss.detach()
+    zero = {name: torch.zeros((), dtype=value.dtype, device=value.device) for name, value in theta.items()}
+    return losses, {
+        name: value.grad if value.grad is not None else zero[name].expand_as(value) for name, value in leaf.items()
     }
-    return Pass(torch.stack(losses), contract(problem.task_vectors, weights, problem.blocks), weights)

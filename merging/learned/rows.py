@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from merging.execution import Execution
+from merging.learned.checkpoint import learn
 from merging.learned.layerwise import prodistill
-from merging.learned.loop import init, learned, update
+from merging.learned.loop import learned
 from merging.learned.problem import prepare
 from merging.learned.settings import LearnedSettings
 from merging.learned.settings_rows import (
@@ -27,18 +29,28 @@ from merging.task import Task
 from merging.task_vectors import TaskVectors, merged
 
 
-def _learned(task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedSettings, progress: Progress) -> Merge:
-    problem = prepare(task_vectors, tasks, settings)
-    state = init(problem)
-    for _ in progress(range(settings.steps), "learning coefficients"):
-        state = update(problem, state)
+def _learned(
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: LearnedSettings,
+    progress: Progress,
+    execution: Execution,
+) -> Merge:
+    problem = prepare(task_vectors, tasks, settings, execution)
+    state = learn(problem, progress, "learning coefficients")
     coefficients = learned(state)
     return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, state.history)
 
 
-def _trimmed(task_vectors: TaskVectors, tasks: Sequence[Task], settings: TrimmedSettings, progress: Progress) -> Merge:
+def _trimmed(
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: TrimmedSettings,
+    progress: Progress,
+    execution: Execution,
+) -> Merge:
     """AdaMerging++; its λ belongs to the trimmed task vectors, so the merge carries none for the given ones."""
-    result = _learned(trimmed(task_vectors, settings.density), tasks, settings, progress)
+    result = _learned(trimmed(task_vectors, settings.density), tasks, settings, progress, execution)
     return replace(result, coefficients=None, blocks=None)
 
 
@@ -54,6 +66,7 @@ ROWS: Mapping[str, Method] = {
         "SAMerging, arXiv 2512.21288",
         UNLABELLED,
         "steps x passes of its perturbation (SAM 2) x T batches",
+        executes=True,
     ),
     "adamerging": Method(
         _learned,
@@ -62,6 +75,7 @@ ROWS: Mapping[str, Method] = {
         UNLABELLED,
         "steps x T batches",
         {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
     ),
     "adamerging_task": Method(
         _learned,
@@ -70,6 +84,7 @@ ROWS: Mapping[str, Method] = {
         UNLABELLED,
         "steps x T batches",
         {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
     ),
     "adamerging++": Method(
         _trimmed,
@@ -78,6 +93,7 @@ ROWS: Mapping[str, Method] = {
         UNLABELLED,
         "sorting T task vectors, then steps x T batches",
         {"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
     ),
     "prodistill": Method(
         prodistill,
@@ -106,5 +122,6 @@ ROWS: Mapping[str, Method] = {
         UNLABELLED,
         "steps x T batches",
         {"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
+        executes=True,
     ),
 }

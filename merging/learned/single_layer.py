@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
-from merging.learned.loop import init, learned, update
+from merging.execution import Execution
+from merging.learned.checkpoint import learn
+from merging.learned.loop import learned
 from merging.learned.problem import prepare
 from merging.learned.settings_rows import SingleLayerSettings
 from merging.objectives import Objective
@@ -68,7 +70,11 @@ def _adam(memory: Memory, key: str, gradient: Tensor, learning_rate: float) -> T
 
 
 def symerge(
-    task_vectors: TaskVectors, tasks: Sequence[Task], settings: SingleLayerSettings, progress: Progress
+    task_vectors: TaskVectors,
+    tasks: Sequence[Task],
+    settings: SingleLayerSettings,
+    progress: Progress,
+    execution: Execution,
 ) -> Merge:
     """Learn λ and, on one layer shared by all tasks, free weights δ: θ = θ_0 + Σ_t λ_t τ_t + δ, hard expert labels.
 
@@ -83,11 +89,9 @@ def symerge(
     layer = next(reversed(list(blocks))) if settings.layer is None else settings.layer
     if layer not in blocks:
         refuse("layer", expected=" or ".join(blocks), got=repr(layer), cure="choose one")
-    problem = prepare(task_vectors, tasks, settings)
+    problem = prepare(task_vectors, tasks, settings, execution)
     problem = replace(problem, perturbation=adapting(problem.perturbation, blocks[layer], settings.layer_learning_rate))
-    state = init(problem)
-    for _ in progress(range(settings.steps), f"learning coefficients and {layer}"):
-        update(problem, state)
+    state = learn(problem, progress, f"learning coefficients and {layer}")
     params = merged(task_vectors, learned(state), problem.blocks)
     for name in blocks[layer]:
         params[name] = params[name] + state.memory[f"layer.{name}"]

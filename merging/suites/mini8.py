@@ -8,14 +8,16 @@ Files (``mini8_files``): ``manifest.json`` (model, tasks, prompts, licences, sha
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bounds.types import Sample, refuse
+from bounds.types import Params, Sample, refuse
 from merging.checkpoints import apply_low_rank, read_safetensors, sha256
+from merging.storage import Storage
 from merging.suites.base import Suite
 from merging.suites.clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.task import Task
@@ -24,8 +26,8 @@ from merging.task_vectors import TaskVectors
 FILES = Path(__file__).parent / "mini8_files"
 
 
-def load(folder: Path = FILES) -> Suite:
-    """Load the suite; every file is checked against the manifest's sha256.
+def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
+    """Load the suite; every file is checked against the manifest's sha256. One expert is in memory at a time.
 
     Raises:
         InputError: a missing or changed file.
@@ -41,9 +43,13 @@ def load(folder: Path = FILES) -> Suite:
         head = zero_shot_head(clip, tokenizer, entry["class_names"], entry["templates"])
         forward, base = classifier(clip.visual, head, scale, size)
         tasks.append(Task(entry["name"], forward, entry["class_names"], **read_splits(folder / f"{entry['name']}.npz")))
-        factors = read_safetensors(folder / f"expert_{entry['name']}.safetensors")
-        experts[entry["name"]] = apply_low_rank(base, factors)
-    return Suite("mini8", TaskVectors.from_experts(base, experts), tasks, manifest["sha256"])
+        experts[entry["name"]] = partial(_expert, base, folder / f"expert_{entry['name']}.safetensors")
+    vectors = TaskVectors.from_experts(base, experts, storage, manifest["sha256"])
+    return Suite("mini8", vectors, tasks, manifest["sha256"])
+
+
+def _expert(base: Params, factors: Path) -> dict[str, torch.Tensor]:
+    return apply_low_rank(base, read_safetensors(factors))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.types import Forward, Inputs, Params, Sample
+from merging.storage import Storage
 from merging.suites.base import Suite
 from merging.task import Task
 from merging.task_vectors import TaskVectors
@@ -32,6 +33,7 @@ def build(
     activation: Literal["tanh", "linear"] = "tanh",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    storage: Storage | None = None,
 ) -> Suite:
     """Make the world: three tasks, θ_0, and three experts trained by 60 steps of full-batch gradient descent.
 
@@ -40,6 +42,7 @@ def build(
         activation: of the hidden layer.
         seed: of θ_0, heads and data.
         dtype: of weights and inputs.
+        storage: precision and place of the task vectors.
     """
     generator = torch.Generator().manual_seed(seed)
     features = COORDINATES * (len(CLASSES) + 1)
@@ -55,7 +58,8 @@ def build(
         name = f"task{index}"
         tasks.append(Task(name, forward, [f"class {c}" for c in range(classes)], **splits))
         experts[name] = _fine_tune(forward, base, splits["train"])
-    return Suite("toy", TaskVectors.from_experts(base, experts), tasks, {"toy": f"seed {seed}"})
+    sources = {"toy": f"seed {seed}"}
+    return Suite("toy", TaskVectors.from_experts(base, experts, storage, sources), tasks, sources)
 
 
 def _forward(head: Tensor, activation: Callable[[Tensor], Tensor]) -> Forward:

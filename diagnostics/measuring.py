@@ -1,0 +1,115 @@
+"""What the benchmarks share: alternating timings, memory of this process, towers with random weights, the table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from bounds.autodiff import functional
+from bounds.types import Forward, Params
+
+CLASSES = 10
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured ratio; ``goal`` is its largest acceptable value, if it has one."""
+
+    what: str
+    ratio: float
+    goal: float | None
+    detail: str
+
+
+def seconds(*functions: Callable[[], object], repeats: int) -> list[float]:
+    """Smallest time of each function over ``repeats`` alternating calls, after one warm-up call each."""
+    best = [float("inf")] * len(functions)
+    for repeat in range(repeats + 1):
+        for index, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            if repeat:
+                best[index] = min(best[index], time.perf_counter() - start)
+    return best
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (Linux)."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes() -> int:
+    """Resident memory that belongs to no file (Linux, RssAnon): mapped task vectors are not in it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def peak_memory(measure: Callable[[], int] = resident_bytes) -> Iterator[list[int]]:
+    """Sample the memory every 2 ms; the list holds its largest growth in bytes afterwards."""
+    start, growth, stop = measure(), [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.002):
+            growth[0] = max(growth[0], measure() - start)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        stop.set()
+        thread.join()
+
+
+def cosine_head(module: nn.Module, dimension: int) -> tuple[Forward, Params]:
+    """Wrap a tower with a frozen random head of ``CLASSES`` unit vectors and a logit scale of 100."""
+    head = 100 * nn.functional.normalize(torch.randn(CLASSES, dimension), dim=-1)
+
+    def apply(module: nn.Module, images: Any) -> Tensor:
+        return nn.functional.normalize(module(images), dim=-1) @ head.T
+
+    return functional(module, apply)
+
+
+def tower(model: str) -> Any:
+    """Build the visual tower of an open_clip model with random weights."""
+    logging.disable(logging.WARNING)  # open_clip warns that no pretrained weights were asked for
+    try:
+        return open_clip.create_model(model).visual
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def small_vit() -> tuple[Forward, Params]:
+    """Build a small ViT: width 192, 4 layers, patch 8, images of 32×32."""
+    return cosine_head(
+        VisionTransformer(image_size=32, patch_size=8, width=192, layers=4, heads=4, mlp_ratio=4.0, output_dim=64),
+        64,
+    )
+
+
+def show(results: Sequence[Result]) -> None:
+    """Print the results as a table."""
+    table = Table("measured", "ratio", "goal", "", title=f"{torch.get_num_threads()} threads")
+    for result in results:
+        goal = "" if result.goal is None else f"<= {result.goal:g}"
+        verdict = "" if result.goal is None else ("met" if result.ratio <= result.goal else "MISSED")
+        table.add_row(result.what, f"{result.ratio:.2f}", f"{goal} {verdict}", result.detail)
+    Console().print(table)

@@ -1,0 +1,39 @@
+"""``python -m merging list``: the table of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+
+import tyro
+from rich.table import Table
+
+from merging.commands import console, run
+from merging.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Command:
+    """Print the table of merging methods: paper, settings with their defaults, data needs, cost."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit status (0 done, 2 bad input)."""
+    tyro.cli(Command, args=arguments, prog="python -m merging list", description=Command.__doc__)
+    return run(lambda: console().print(table()))
+
+
+def table() -> Table:
+    """Return the table, one method a row."""
+    result = Table(title=f"{len(METHODS)} merging methods", show_lines=True)
+    for column in ("method", "paper", "settings", "needs", "cost"):
+        result.add_column(column, overflow="fold")
+    for name, row in METHODS.items():
+        result.add_row(name, row.paper, settings_text(row.settings), row.needs, row.cost)
+    return result
+
+
+def settings_text(settings: type) -> str:
+    """Return settings and defaults as ``name=value``, one a line."""
+    values = {f.name: f.default if f.default is not MISSING else "(required)" for f in fields(settings)}
+    return "\n".join(f"{name}={value}" for name, value in values.items()) or "none"

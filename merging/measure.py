@@ -1,0 +1,162 @@
+"""Merge with one method in a process of its own, and measure what came out and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bounds.autodiff import check_inputs
+from bounds.types import Forward, InputError, Inputs, Params, refuse
+from merging import suites
+from merging.methods import find, merge
+from merging.params import norm, subtract
+from merging.suites import Suite
+from merging.task import accuracy, cross_entropy, score
+
+REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
+    "pretrained": lambda suite, index: suite.task_vectors.base,
+    "experts": lambda suite, index: suite.task_vectors.expert(index),
+}
+"""What merges are compared with: name -> (suite, task) -> weights."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method of the table, or a reference, with the settings that differ from its defaults."""
+
+    method: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The specification as it is written: ``ties:density=0.1``."""
+        given = ",".join(f"{name}={value}" for name, value in self.given.items())
+        return f"{self.method}:{given}" if given else self.method
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, defaults included.
+
+        Raises:
+            InputError: unknown method, or a value out of range.
+        """
+        return {} if self.method in REFERENCES else asdict(find(self.method).settings(**self.given))
+
+    def key(self, suite: Suite) -> str:
+        """Hash of the method, its settings, and the suite with the sha256 of its files."""
+        content = [self.method, self.settings, suite.name, dict(suite.sources)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one merge gave on the test splits, task by task, and what it cost.
+
+    ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
+    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the
+    merge; ``passes``: examples that
+    went forward and backward, from the merge's history or else counted where the networks are called;
+    ``memory`` the peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
+    before the merge. ``reason`` says why the method could not run; then there are no figures.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any]
+    accuracy: Sequence[float] = ()
+    cross_entropy: Sequence[float] = ()
+    kl: Sequence[float] = ()
+    distance: float | None = None
+    seconds: float | None = None
+    passes: float | None = None
+    memory: float | None = None
+    memory_before: float | None = None
+    reason: str = ""
+
+
+def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
+    """Load the suite in this process, merge, and score the test splits; a refusal becomes the ``reason``."""
+    torch.set_num_threads(threads)
+    suite = suites.load(suite_name)
+    if spec.method in REFERENCES:
+        found = Measurement(spec.label, spec.method, {}, **_figures(suite, lambda t: REFERENCES[spec.method](suite, t)))
+        return replace(found, distance=0.0) if spec.method == "pretrained" else found
+    before, count = peak_memory(), [0]
+    tasks = [replace(task, forward=_counting(task.forward, count)) for task in suite.tasks]
+    try:
+        artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, **spec.given)
+    except InputError as error:
+        return Measurement(spec.label, spec.method, spec.settings, reason=str(error))
+    memory = peak_memory()
+    return Measurement(
+        spec.label,
+        spec.method,
+        spec.settings,
+        **_figures(suite, lambda _: artifact.merged),
+        distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
+        seconds=artifact.seconds,
+        passes=artifact.history.get("passes", count)[-1],
+        memory=memory,
+        memory_before=before,
+    )
+
+
+def measure_apart(spec: Spec, suite_name: str, threads: int) -> Measurement:
+    """Measure in a fresh process, so that no other method's memory counts.
+
+    Raises:
+        InputError: the process was killed, as it is when memory runs out.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, spec, suite_name, threads).result()
+        except BrokenProcessPool:
+            cure = "free memory, or leave the method out"
+            refuse(f"method {spec.label}", expected="a process that ends", got="one that was killed", cure=cure)
+
+
+def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {"accuracy": [], "cross_entropy": [], "kl": []}
+    for index, task in enumerate(suite.tasks):
+        labels = task.test.labels
+        assert labels is not None
+        scores = score(task.forward, weights(index), task.test.inputs)
+        teacher = score(task.forward, suite.task_vectors.expert(index), task.test.inputs)
+        figures["accuracy"].append(accuracy(scores, labels))
+        figures["cross_entropy"].append(cross_entropy(scores, labels))
+        log_p, log_q = (F.log_softmax(s.double(), dim=-1) for s in (teacher, scores))
+        figures["kl"].append(float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)))
+    return figures
+
+
+def _counting(forward: Forward, count: list[int]) -> Forward:
+    def counted(params: Params, inputs: Inputs) -> torch.Tensor:
+        if torch.is_grad_enabled() and any(value.requires_grad for value in params.values()):
+            count[0] += check_inputs(inputs)
+        return forward(params, inputs)
+
+    return counted
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MiB.
+
+    On Linux from /proc: ``getrusage`` would start a new process at the memory of the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,132 @@
+"""Several processes, started by torchrun: each takes some tasks; gradients in λ and a few scalars travel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from bounds.types import InputError, Params, refuse
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class Processes:
+    """One process among ``size``; task t belongs to process t mod size. One process sends nothing."""
+
+    rank: int = 0
+    size: int = 1
+    bytes_sent: int = 0
+
+    def mine(self, task: int) -> bool:
+        """Whether a task belongs to this process."""
+        return task % self.size == self.rank
+
+    def total(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Sum over processes of what ``compute`` returns (same shape everywhere), added up in float64.
+
+        Raises:
+            InputError: in every process, when ``compute`` failed in one of them or one of them is gone.
+        """
+        if self.size == 1:
+            return compute()
+        value, cause = None, None
+        try:
+            value = compute()
+        except Exception as error:
+            cause = error  # the others are told before it goes on
+        self._share_failure(cause)
+        assert value is not None
+        return self.reduce(value.double()).to(value.dtype)
+
+    def in_turn(self, work: Callable[[], Value]) -> Value:
+        """Let the first process work alone (it may write files), then the others; return each one's result."""
+        results = []
+
+        def own() -> Tensor:
+            results.append(work())
+            return torch.zeros(1)
+
+        for leading in (True, False):
+            self.total(own if (self.rank == 0) == leading else lambda: torch.zeros(1))
+        return results[0]
+
+    def sum_all(self, params: Params) -> Params:
+        """Sum of a parameter dictionary over processes, each tensor when it is first asked for (by all of them)."""
+        return params if self.size == 1 else _Sum(self, params)
+
+    def broadcast(self, value: Value) -> Value:
+        """Return the first process's value in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        self._talk(lambda: torch.distributed.broadcast_object_list(box))
+        return box[0]
+
+    def _share_failure(self, cause: Exception | None) -> None:
+        failed = self.reduce(torch.tensor([0.0 if cause is None else 1.0], dtype=torch.float64))
+        if not float(failed):
+            return
+        causes: list[str | None] = [None] * self.size
+        text = None if cause is None else str(cause) or type(cause).__name__
+        self._talk(lambda: torch.distributed.all_gather_object(causes, text))
+        if cause is not None:
+            raise cause
+        rank = next(i for i, text in enumerate(causes) if text is not None)
+        raise InputError(f"process {rank} of {self.size}: {causes[rank]}")
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Sum a tensor over processes."""
+        result = value.detach().cpu().clone()
+        self._talk(lambda: torch.distributed.all_reduce(result))
+        self.bytes_sent += result.nbytes
+        return result.to(value.device)
+
+    def _talk(self, exchange: Callable[[], object]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:  # what torch.distributed raises when a peer is gone
+            refuse(
+                f"process {self.rank} of {self.size}",
+                expected="an answer of every process",
+                got=str(error).splitlines()[0],
+                cure="look for the process that ended first, then run again with --resume",
+            )
+
+
+class _Sum(Mapping[str, Tensor]):
+    """Parameters summed over processes, tensor by tensor, only if somebody asks: P numbers travel then."""
+
+    def __init__(self, processes: Processes, own: Params) -> None:
+        self._processes, self._own, self._sums = processes, own, dict[str, Tensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._sums:
+            self._sums[name] = self._processes.reduce(self._own[name].contiguous())
+        return self._sums[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    """Join the processes that torchrun started (gloo), or stay alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    torch.distributed.init_process_group("gloo")
+    try:
+        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
