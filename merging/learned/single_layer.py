@@ -38,16 +38,16 @@ def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) ->
 
         def at(displacement: Displacement | None = None, objective: Objective | None = None) -> Pass:
             shift = displacement or Displacement()
-            weights = {
-                name: (_zeros(value) if shift.weights is None else shift.weights[name]) + delta.get(name, 0)
-                for name, value in step.base.items()
-            }
+            weights = dict(shift.weights or {})
+            for name, value in delta.items():
+                weights[name] = value + weights[name].to(value.device) if name in weights else value
             last[:] = [step.at(replace(shift, weights=weights), objective)]
             return last[0]
 
         descent = inner.descend(replace(step, at=at))
         for name in names:
-            moved = _adam(step.memory, f"layer.{name}", last[0].weights[name], learning_rate)
+            gradient = last[0].weights[name].to(delta[name])
+            moved = _adam(step.memory, f"layer.{name}", gradient, learning_rate)
             step.memory[f"layer.{name}"] = delta[name] + moved
         return descent
 
