@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 
 from bounds.types import InputError
 from merging import TaskVectors, contract, merge, merged, suites
+from merging.execution import Execution
+from merging.learned import problem
 from merging.linear_maps import PART
 from merging.params import partition
-from merging.storage import Storage
+from merging.storage import Storage, on_disk
 from merging.suites import toy
 
 SHAPES = {"odd": (7,), "layers.0.weight": (3, PART // 2 + 11), "scalar": (), "top": (5, 3)}
@@ -168,3 +170,20 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         Storage(torch.int8)
     with pytest.raises(InputError, match=r"expected \(2, 7\); got \(2, 7, 1\)"):
         TaskVectors.from_stacked(draw(0), {name: torch.zeros(2, *s, 1) for name, s in SHAPES.items()}, ["a", "b"])
+
+
+def test_large_teacher_scores_live_in_a_file_and_change_nothing(tmp_path, monkeypatch):
+    def coefficients(folder):
+        suite = toy.build()
+        execution = Execution(checkpoint=folder / "c")
+        result = merge("samerging", suite.task_vectors, suite.tasks, execution=execution, steps=3, examples=8)
+        assert result.coefficients is not None
+        return result.coefficients
+
+    expected = coefficients(tmp_path)
+    kept = []
+    monkeypatch.setattr(problem, "LARGE", 0)
+    monkeypatch.setattr(problem, "on_disk", lambda *arguments: kept.append(1) or on_disk(*arguments))
+    assert torch.equal(coefficients(tmp_path), expected)
+    assert len(kept) == 3
+    assert list(tmp_path.iterdir()) == []
