@@ -10,6 +10,7 @@ from torch import nn
 from bounds.autodiff import functional
 from bounds.types import InputError, Sample
 from merging import Task, TaskVectors, learned, merge, merged
+from merging.execution import Execution
 from merging.learned.layerwise import layer_output, numbered_layers
 from merging.learned.trimming import trimmed
 from merging.params import partition
@@ -221,3 +222,28 @@ def test_the_symerge_like_row_goes_with_perturbations_and_takes_the_last_layer_b
     for setting, message in refused:
         with pytest.raises(InputError, match=message):
             merge("symerge", vectors, tasks, **setting)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("symerge", {"perturbation": "weights"}),
+        ("symerge", {"perturbation": "look", "every": 3}),
+        ("samerging", {"perturbation": "momentum", "average": "ema"}),
+        ("samerging", {"perturbation": "friendly", "average": "swa", "optimizer": "sgd"}),
+        ("samerging", {"perturbation": "random-weights", "cached": 3}),
+        ("adamerging++", {"perturbation": "ggn-trace", "optimizer": "adamw"}),
+    ],
+)
+def test_a_run_resumed_from_its_file_is_the_straight_run(method, settings, tmp_path):
+    vectors, tasks = layered(move=("layers", "last"))
+    settings = {"examples": 12, "batch": 5, **settings}
+    straight = merge(method, vectors, tasks, steps=8, **settings)
+    file = tmp_path / "checkpoint"
+    merge(method, vectors, tasks, steps=4, execution=Execution(checkpoint=file, every=2), **settings)
+    assert file.is_file()
+    resumed = merge(
+        method, vectors, tasks, steps=8, execution=Execution(checkpoint=file, every=2, resume=True), **settings
+    )
+    assert resumed.history == straight.history
+    assert all(torch.equal(resumed.merged[name], value) for name, value in straight.merged.items())
