@@ -157,7 +157,7 @@ def test_trimming_keeps_the_largest_entries_and_the_elected_sign():
 def test_adamerging_is_the_entropy_row_and_plus_plus_is_it_on_trimmed_task_vectors():
     suite = toy.build(overlap=0.5)
     settings: dict[str, Any] = {"steps": 4, "examples": 16, "batch": 16}
-    same: dict[str, Any] = {"objective": "entropy", "perturbation": "none", "init": 0.3, "learning_rate": 1e-2}
+    same: dict[str, Any] = {"objective": "entropy", "perturbation": "none", "init": 0.3, "learning_rate": 1e-3}
     vectors = suite.task_vectors
     row = merge("adamerging", vectors, suite.tasks, **settings)
     by_hand = merge("samerging", vectors, suite.tasks, **settings, **same)
