@@ -174,6 +174,14 @@ def test_adamerging_is_the_entropy_row_and_plus_plus_is_it_on_trimmed_task_vecto
     # teachers are the trimmed experts there, which the entropy does not look at
     assert all(torch.allclose(plus.merged[n], reference.merged[n]) for n in vectors.base)
     assert not torch.allclose(plus.merged["first.weight"], row.merged["first.weight"])
+    taught = merge("adamerging++", vectors, suite.tasks, density=0.5, objective="squared", **{**settings, "steps": 1})
+    problem = learned.prepare(vectors, suite.tasks, learned.LearnedSettings(examples=16))
+    start = merged(small, torch.full((3, 1), 0.3, dtype=torch.float64))
+    losses = [
+        (task.forward(start, x) - task.forward(vectors.expert(t), x)).square().mean()
+        for t, (task, x) in enumerate(zip(suite.tasks, problem.inputs, strict=True))
+    ]
+    assert taught.history["loss"][0] == pytest.approx(float(torch.stack(losses).mean()))
     with pytest.raises(InputError, match="density"):
         merge("adamerging++", vectors, suite.tasks, density=0.0)
 
@@ -215,6 +223,12 @@ def test_the_symerge_like_row_goes_with_perturbations_and_takes_the_last_layer_b
     for perturbation in ("weights", "coefficients", "random-weights"):
         other = merge("symerge", vectors, tasks, perturbation=perturbation, **settings).merged
         assert not torch.allclose(other["last.weight"], plain["last.weight"], atol=1e-7)
+    # of the trace penalty only the loss moves the layer: its first step is that of no penalty
+    one = {**settings, "steps": 1}
+    with_penalty, without = (
+        merge("symerge", vectors, tasks, perturbation=name, **one).merged for name in ("ggn-trace", "none")
+    )
+    assert torch.allclose(with_penalty["last.weight"], without["last.weight"], atol=1e-12)
     refused: list[tuple[dict[str, Any], str]] = [
         ({"layer": "nowhere"}, "layer: expected stem or"),
         ({"layer_learning_rate": 0.0}, "layer_learning_rate"),
