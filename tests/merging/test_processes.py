@@ -110,6 +110,6 @@ def test_work_in_turn_is_done_by_the_first_process_first(tmp_path):
             (tmp_path / "file").touch()
             return first
 
-        return joined.in_turn(once), joined.broadcast(joined.rank)
+        return joined.in_turn(once), joined.broadcast(joined.rank), joined.gather(lambda: joined.rank)
 
-    assert together(work) == [(True, 0), (False, 0)]
+    assert together(work) == [(True, 0, [0, 1]), (False, 0, [0, 1])]
