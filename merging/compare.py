@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from merging import suites
 from merging.commands import console, run, track
 from merging.compare_figure import draw
 from merging.evaluation import mean
+from merging.files import replacing
 from merging.measure import REFERENCES, Measurement, Spec, measure_apart
 from merging.methods import METHODS
 from merging.suites import Suite
@@ -28,8 +27,8 @@ from merging.suites import Suite
 SCHEMA = "mergebound.compare/1"
 UNITS = (
     "accuracy and its mean in % on the test splits; KL = KL(expert ‖ merge) and cross-entropy in nats, means over "
-    "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; passes: backward passes over all tasks; MiB: peak "
-    "resident memory of a process of its own that loads the suite and merges"
+    "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; passes: examples that went forward and "
+    "backward; MiB: peak resident memory of a process of its own that loads the suite and merges"
 )
 _Figure = Callable[[Measurement], float | None]
 FIGURES: Mapping[str, tuple[_Figure, str]] = {
@@ -38,7 +37,7 @@ FIGURES: Mapping[str, tuple[_Figure, str]] = {
     "cross-entropy": (lambda m: mean(m.cross_entropy), ".3f"),
     "distance": (lambda m: m.distance, ".2f"),
     "seconds": (lambda m: m.seconds, ".3g"),
-    "passes": (lambda m: m.passes, ".3g"),
+    "passes": (lambda m: m.passes, ".0f"),
     "MiB": (lambda m: m.memory, ".0f"),
 }
 """Column -> (figure of a measurement, or None where it has none; format)."""
@@ -140,7 +139,7 @@ def _measure(spec: Spec, command: Command, path: Path) -> Measurement:
     """Measure and keep the result; what could not run is not kept."""
     measurement = measure_apart(spec, command.suite, command.threads)
     if not measurement.reason:
-        write(path, json.dumps(asdict(measurement), ensure_ascii=False, default=str).encode())
+        _write(path, json.dumps(asdict(measurement), ensure_ascii=False, default=str))
     return measurement
 
 
@@ -166,18 +165,23 @@ def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
     names = [task.name for task in suite.tasks]
     content = {"schema": SCHEMA, "suite": suite.name, "sources": dict(suite.sources), "tasks": names, "units": UNITS}
     content["rows"] = [asdict(row) for row in rows]
-    write(out / "compare.json", json.dumps(content, ensure_ascii=False, indent=1, default=str).encode())
+    _write(out / "compare.json", json.dumps(content, ensure_ascii=False, indent=1, default=str))
     header = ["method", *FIGURES, *names]
     cells = [_cells(row, len(names)) for row in rows]
     text = io.StringIO()
     csv.writer(text).writerows([[*header, "reason"], *([*c, row.reason] for c, row in zip(cells, rows, strict=True))])
-    write(out / "compare.csv", text.getvalue().encode())
+    _write(out / "compare.csv", text.getvalue())
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     reasons = "".join(f"\n- `{row.label}` did not run: {row.reason}" for row in rows if row.reason)
-    write(out / "compare.md", f"{table}\n\nSuite {suite.name}; {UNITS}.\n{reasons}\n".encode())
+    _write(out / "compare.md", f"{table}\n\nSuite {suite.name}; {UNITS}.\n{reasons}\n")
     for suffix, image in draw([row for row in rows if not row.reason], suite.name).items():
-        write(out / f"compare.{suffix}", image)
+        _write(out / f"compare.{suffix}", image)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _cells(row: Measurement, tasks: int) -> list[str]:
@@ -207,21 +211,3 @@ def _print(rows: Sequence[Measurement], suite: Suite) -> None:
     for row in rows:
         if row.reason:
             output.print(f"{row.label} did not run: {row.reason}", soft_wrap=True, highlight=False)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically: it is complete or not there (an older one stays).
-
-    Raises:
-        InputError: the disk refuses the bytes.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        refuse(f"output {path}", expected="room for the file", got=error.strerror, cure="free space or choose --out")
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.methods import find, merge
@@ -65,8 +69,8 @@ class Measurement:
 
     ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
     ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the
-    merge; ``passes``:
-    calls of a task's network with gradient, divided by the number of tasks, so that a pass over all tasks is one;
+    merge; ``passes``: examples that
+    went forward and backward, from the merge's history or else counted where the networks are called;
     ``memory`` the peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
     before the merge. ``reason`` says why the method could not run; then there are no figures.
     """
@@ -106,7 +110,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         **_figures(suite, lambda _: artifact.merged),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds,
-        passes=count[0] / len(tasks),
+        passes=artifact.history.get("passes", count)[-1],
         memory=memory,
         memory_before=before,
     )
@@ -118,12 +122,25 @@ def measure_apart(spec: Spec, suite_name: str, threads: int) -> Measurement:
     Raises:
         InputError: the process was killed, as it is when memory runs out.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
             return pool.submit(measure, spec, suite_name, threads).result()
         except BrokenProcessPool:
             cure = "free memory, or leave the method out"
             refuse(f"method {spec.label}", expected="a process that ends", got="one that was killed", cure=cure)
+
+
+def _end_with_parent() -> None:
+    """End at an interrupt without a traceback, and when the process that started this one has ended in any way."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[float]]:
@@ -142,7 +159,8 @@ def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[f
 
 def _counting(forward: Forward, count: list[int]) -> Forward:
     def counted(params: Params, inputs: Inputs) -> torch.Tensor:
-        count[0] += torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
+        if torch.is_grad_enabled() and any(value.requires_grad for value in params.values()):
+            count[0] += check_inputs(inputs)
         return forward(params, inputs)
 
     return counted

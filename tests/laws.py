@@ -130,17 +130,19 @@ def saved_whole(method: str) -> None:
 
 
 def half_precision(method: str) -> None:
-    """Base and experts stored in bfloat16 give finite weights with the names and shapes of the base, in float32."""
+    """Experts in bfloat16, or task vectors kept in it, give finite weights, in float32 at least."""
     suite = tasks_of(method, world(torch.float32))
     tv = suite.task_vectors
     base = {name: value.bfloat16() for name, value in tv.base.items()}
     experts = {t: {n: v.bfloat16() for n, v in tv.expert(i).items()} for i, t in enumerate(tv.names)}
-    found = run(method, TaskVectors.from_experts(base, experts), suite.tasks, **QUICK).merged
-    assert list(found) == list(base)
-    for name, value in found.items():
-        assert value.dtype == torch.float32, f"{name} is {value.dtype}"
-        assert value.shape == base[name].shape
-        assert bool(torch.isfinite(value).all()), f"{name} is not finite"
+    stored = {name: value.bfloat16() for name, value in tv.stacked.items()}
+    for given in (TaskVectors.from_experts(base, experts), TaskVectors.from_stacked(tv.base, stored, tv.names)):
+        found = run(method, given, suite.tasks, **QUICK).merged
+        assert list(found) == list(base)
+        for name, value in found.items():
+            assert value.dtype == torch.float32, f"{name} is {value.dtype}"
+            assert value.shape == base[name].shape
+            assert bool(torch.isfinite(value).all()), f"{name} is not finite"
 
 
 def refuses(method: str) -> None:

@@ -3,7 +3,11 @@
 import csv
 import itertools
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,12 +77,21 @@ def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, 
     assert means == sorted(means, reverse=True)
 
 
-def test_backward_passes_are_counted_per_task(monkeypatch):
+def test_passes_are_counted_in_examples(monkeypatch):
     small = {"steps": 3, "examples": 8, "batch": 4}
-    for perturbation, passes in (("none", 3), ("coefficients", 6)):
-        found = measure.measure(Spec("samerging", {**small, "perturbation": perturbation}), "toy", 1)
-        assert found.passes == passes
-    assert measure.measure(Spec("average"), "toy", 1).passes == 0
+    learned = {"none": 3 * 3 * 4, "coefficients": 2 * 3 * 3 * 4}  # passes x tasks x batch
+    for perturbation, passes in learned.items():
+        spec = Spec("samerging", {**small, "perturbation": perturbation})
+        assert measure.measure(spec, "toy", 1).passes == passes
+        with monkeypatch.context() as patch:
+            patch.setattr(measure, "merge", _without_history)
+            assert measure.measure(spec, "toy", 1).passes == passes
+    assert measure.measure(Spec("fisher", {"examples": 8}), "toy", 1).passes == 3 * 8
+    assert measure.measure(Spec("regmean", {"examples": 8}), "toy", 1).passes == 0
+
+
+def _without_history(*arguments, **settings):
+    return replace(merge(*arguments, **settings), history={})
 
 
 def test_a_method_is_measured_in_a_process_of_its_own():
@@ -98,6 +111,33 @@ class _Killer:
         import os
 
         return os._exit, (1,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_no_process_outlives_the_command():
+    """A worker that loads the large suite is gone soon after its parent was killed."""
+    code = "from merging.measure import *\nmeasure_apart(Spec('task_arithmetic'), 'mini8', 1)"
+    command = subprocess.Popen([sys.executable, "-c", code])
+    worker = _wait_for(lambda: [pid for pid in _children(command.pid) if _has_torch(pid)])[0]
+    command.kill()
+    command.wait()
+    _wait_for(lambda: not Path(f"/proc/{worker}/cwd").exists())
+
+
+def _children(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+
+
+def _has_torch(process: int) -> bool:
+    return "libtorch_cpu" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+
+
+def _wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 def test_settings_stand_behind_the_method_and_in_the_key():

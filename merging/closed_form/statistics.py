@@ -1,0 +1,137 @@
+"""Statistics of experts on unlabelled calibration examples: inputs of linear weights, diagonal Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bounds.autodiff import batches, chunk_size, differentiable, memory_budget, parameter_bytes
+from bounds.types import Forward, Inputs, Params, refuse, take
+from merging.closed_form.scale import check_at_least
+from merging.closed_form.tensors import task_generators
+from merging.task import Task
+from merging.task_vectors import TaskVectors
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """Settings of a merge that looks at calibration examples."""
+
+    examples: int = 64
+    """k: unlabelled calibration examples of each task."""
+    seed: int = 0
+    """Seed of the choice of examples, which also depends on the task's name."""
+
+    def __post_init__(self) -> None:
+        check_at_least("examples", self.examples, 1)
+
+
+def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSettings) -> list[Inputs]:
+    """Return k calibration examples of each task.
+
+    Raises:
+        InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
+    """
+    names = [task.name for task in tasks]
+    if names != list(tv.names):
+        refuse("tasks", expected=f"the task vectors' tasks {list(tv.names)}", got=names, cure="pass them in that order")
+    chosen = []
+    for task, generator in zip(tasks, task_generators(names, settings.seed), strict=True):
+        if len(task.calibration) < settings.examples:
+            refuse(
+                f"calibration examples of task {task.name!r}",
+                expected=f"at least examples = {settings.examples}",
+                got=len(task.calibration),
+                cure=f"set examples to {len(task.calibration)} or less",
+            )
+        index = torch.randperm(len(task.calibration), generator=generator)[: settings.examples]
+        chosen.append(take(task.calibration.inputs, index))
+    return chosen
+
+
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+class _Inputs(TorchDispatchMode):
+    """Adds up XᵀX and the rows of the inputs X of every product of matrices X W or X Wᵀ with a parameter W."""
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        self.names = {(value.data_ptr(), value.numel()): name for name, value in params.items() if value.ndim == 2}
+        self.params = params
+        self.products: dict[str, dict[int, Tensor]] = {}
+        self.rows: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS:
+            self._note(*args[-2:])
+        return func(*args, **(kwargs or {}))
+
+    def _note(self, inputs: Tensor, right: Tensor) -> None:
+        if right.ndim == 3 and right.stride(0) == 0:  # one matrix for the whole batch
+            inputs, right = inputs.reshape(-1, inputs.shape[-1]), right[0]
+        name = self.names.get((right.data_ptr(), right.numel()))
+        if name is not None:
+            axis = 0 if right.stride() == self.params[name].stride() else 1
+            sums = self.products.setdefault(name, {})
+            sums[axis] = sums.get(axis, 0) + inputs.T @ inputs
+            self.rows[name] = self.rows.get(name, 0) + len(inputs)
+
+
+@torch.no_grad()
+def input_products(forward: Forward, params: Params, inputs: Inputs) -> dict[str, tuple[int, Tensor]]:
+    """Return, for each linear weight W in the order of use, the axis of W its inputs run over and mean_i x_i x_iᵀ.
+
+    A linear weight is a matrix among the parameters that the network multiplies from the right: X W (axis 0) or X Wᵀ
+    (axis 1), in ``F.linear``, ``nn.MultiheadAttention`` (whose fused path is switched off) or ``@``. The mean runs over
+    all rows of X: examples, and tokens where there are any. Exact for the examples given.
+
+    Raises:
+        InputError: no linear weight is found, or one is used both as W and as Wᵀ.
+    """
+    recorder = _Inputs(params)
+    with differentiable(), recorder:
+        for batch in batches(inputs, 256):
+            forward(params, batch)
+    found = {}
+    for name, sums in recorder.products.items():
+        if len(sums) > 1:
+            refuse(f"weight {name}", expected="use as W or as Wᵀ", got="both", cure="use another method")
+        ((axis, total),) = sums.items()
+        found[name] = (axis, total / recorder.rows[name])
+    if not found:
+        cure = "use another method, or a network that multiplies by the tensors it is given"
+        refuse("network", expected="linear weights among its parameters", got="none", cure=cure)
+    return found
+
+
+def diagonal_fisher(forward: Forward, params: Params, inputs: Inputs) -> dict[str, Tensor]:
+    """Diagonal Fisher information: mean over examples of Σ_c p_c (∂ log p_c / ∂θ)², the labels c from the model itself.
+
+    The expectation over labels is exact, no label is needed. One example and, within the memory budget, as many classes
+    as fit at a time: ∇ log p_c = Jᵀ(e_c - p), so that one forward pass serves all classes.
+    """
+    chunk = chunk_size(2 * parameter_bytes(params), memory_budget())
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    count = 0
+    with differentiable():
+        for example in batches(inputs, 1):
+            for gradients in _weighted_gradients(forward, params, example, chunk):
+                for name, gradient in gradients.items():
+                    total[name] += gradient.square().sum(dim=0)
+            count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def _weighted_gradients(forward: Forward, params: Params, example: Inputs, chunk: int) -> Iterator[dict[str, Tensor]]:
+    """√p_c ∇ log p_c for chunks of classes: name -> [classes, ...]."""
+    scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))
+    probabilities = torch.softmax(scores[0], dim=0)
+    cotangents = probabilities.sqrt()[:, None] * (torch.eye(len(probabilities)).to(scores) - probabilities)
+    for part in cotangents.split(chunk):
+        yield torch.func.vmap(lambda c: pull_back(c[None])[0])(part)
