@@ -134,8 +134,8 @@ def evaluate(
         """Losses [T] and ∇_λ [T, L] of this process's tasks, as one row of numbers."""
         theta = merged(problem.task_vectors, at.to(problem.execution.device), problem.blocks, out=problem.theta)
         if shift.weights is not None:
-            for name, value in theta.items():
-                value.add_(shift.weights[name])
+            for name, value in shift.weights.items():
+                theta[name].add_(value.to(theta[name].device))
         losses, gradient = _backward(problem, theta, batch)
         weights.update(gradient)
         return torch.cat([losses, contract(problem.task_vectors, gradient, problem.blocks).flatten()])

@@ -57,7 +57,9 @@ def learned(joined=None, tasks=None, **settings):
     return result.coefficients.tolist(), result.history["bytes_sent"]
 
 
-@pytest.mark.parametrize("perturbation", ["coefficients", "weights", "friendly", "random"])
+@pytest.mark.parametrize(
+    "perturbation", ["coefficients", "weights", "friendly", "random", "ggn-trace", "random-weights"]
+)
 def test_two_processes_learn_the_coefficients_of_one(perturbation):
     expected, sent = learned(perturbation=perturbation)
     assert set(sent) == {0}
