@@ -258,11 +258,10 @@ def width_ticks(axes):
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(7.2, 3.4))
 styles = [TERM_STYLES[name] for name in ("experts' own risk", "complexity", "Poincaré flatness")]
-labels = ("A L̂(Q)", "A (KL + price)/(ηn)", "B E E_Q⟨∇ℓ, Σ∇ℓ⟩")
-for axes, xs, terms, worlds in (
-    (panels[0], sizes, terms_by_size, by_size),
-    (panels[1], widths, terms_by_width, by_width),
-):
+gradient_symbol = r"$E\,E_Q\langle\nabla\ell,\Sigma\nabla\ell\rangle$"
+labels = (r"$A\,\hat L(Q)$", r"$A\,({\rm KL} + {\rm price})/(\eta n)$", rf"$B$ {gradient_symbol}")
+columns = ((sizes, terms_by_size, by_size), (widths, terms_by_width, by_width))
+for axes, (xs, terms, worlds) in zip(panels[:2], columns, strict=True):
     bottom = np.zeros(len(xs))
     for values, label, (colour, hatch) in zip(terms.T, labels, styles, strict=True):
         axes.fill_between(xs, bottom, bottom + values, color=colour, hatch=hatch, edgecolor="white", label=label, lw=0)
@@ -311,9 +310,9 @@ for width, s in zip(widths, by_width, strict=True):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2)
-left.loglog(widths, gradient_term, color=ORANGE, marker="s", label="E E_Q⟨∇ℓ, Σ∇ℓ⟩, in (2)")
-left.loglog(widths, variance, color=BLUE, marker="o", label="E Var_Q ℓ, part of E E_Q ℓ² in (2a)")
-left.loglog(widths, squared, color=SKY, marker="", linestyle=":", label="E (E_Q ℓ)², the other part")
+left.loglog(widths, gradient_term, color=ORANGE, marker="s", label=f"{gradient_symbol}, in (2)")
+left.loglog(widths, variance, color=BLUE, marker="o", label=r"$E\,{\rm Var}_Q\,\ell$, part of $E\,E_Q\ell^2$ in (2a)")
+left.loglog(widths, squared, color=SKY, marker="", linestyle=":", label=r"$E\,(E_Q\ell)^2$, the other part")
 left.set(xlabel="posterior width σ", ylabel="nats²", ylim=(1e-3, 1e3))
 left.legend(loc="upper left")
 styles = ((ORANGE, "s", "--"), (GREEN, "^", "-."), (PURPLE, "v", ":"))
