@@ -289,7 +289,7 @@ Markdown(
 )
 
 # %% [markdown]
-# ## What the Poincaré term buys
+# ## What flatness buys
 #
 # (2a) is never worse than (2), but its second moment says nothing about geometry: it is large when the loss is large,
 # flat or not. (2) splits it into the part that $C$ controls and the variance of the loss under the posterior, and

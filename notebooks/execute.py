@@ -6,10 +6,11 @@ nothing that changes from run to run: no time stamps, no random cell identifiers
 
 from __future__ import annotations
 
-import asyncio
+import math
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jupytext
@@ -58,11 +59,13 @@ def execute(script: Path, time_limit: float = TIME_LIMIT) -> NotebookNode:
     """
     notebook = read(script)
     notebook.cells.insert(0, v4.new_code_cell(STRICT))
+    deadline = time.monotonic() + time_limit
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(script.parent)}},
+        timeout_func=lambda cell: max(1, math.ceil(deadline - time.monotonic())),
         record_timing=False,
         coalesce_streams=True,
     )
@@ -70,7 +73,7 @@ def execute(script: Path, time_limit: float = TIME_LIMIT) -> NotebookNode:
     with tempfile.TemporaryDirectory() as profile:  # no settings or history of whoever runs this
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "IPYTHONDIR": profile}
         environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-        asyncio.run(asyncio.wait_for(client.async_execute(env=environment), time_limit))
+        client.execute(env=environment)
     del notebook.cells[0]
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         cell["execution_count"] = number
