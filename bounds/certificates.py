@@ -14,19 +14,21 @@ from typing import Literal
 from scipy.special import betaincinv
 from torch import Tensor
 
-from bounds.coefficients import coefficient_kl, coefficient_pac_bayes
+from bounds.coefficients import Stratum, coefficient_kl, coefficient_pac_bayes, stratified_error
 from bounds.divergences import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_weights
 
 __all__ = [
     "Count",
+    "Stratum",
     "coefficient_kl",
     "coefficient_pac_bayes",
     "disagreement",
     "held_out",
     "mixture",
     "pooled",
+    "stratified_error",
 ]
 
 Method = Literal["clopper-pearson", "kl"]

@@ -13,8 +13,10 @@ SIGMA_GRID = tuple(1e-4 * 2.0 ** (k / 2) for k in range(27))
 """Absolute grid of σ, ratio 2 in σ²: 1e-4 to 0.82."""
 GAMMA = 0.5
 """Smoothness γ of cross-entropy in the scores."""
-COEFFICIENT_SCALES = (0.03, 0.1, 0.3)
-"""Absolute list of s in (10)."""
+COEFFICIENT_SCALES = (0.01, 0.3)
+"""Absolute list of s in (10) for the priors that are free of data: for merges at such a prior, and for others."""
+OWN_SCALE = 0.01
+"""s in (10) for a prior at λ̂, where KL = 0 whatever s: small, so that the randomised merge errs like the merge."""
 UNIFORM_PRIORS = ("1/T", "0.3")
 """Data-free prior means of (10), every coefficient alike: plain averaging and the customary scale."""
 
@@ -41,7 +43,7 @@ class Settings:
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
     hessian: int = 2
     """Test examples for the top Hessian eigenvalue of each task."""
-    gibbs_draws: int = 3
+    gibbs_draws: int = 2
     """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""
     rho: float = 0.05
     """Radius of the sharpness, in weights and in coefficients."""
