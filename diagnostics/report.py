@@ -195,7 +195,7 @@ def _sizes(workspace: Workspace) -> Splits:
     return Splits(
         tuple(
             TaskSizes(name, t["classes"], t["sizes"])
-            for name, t in zip(workspace.names, workspace.teachers(), strict=True)
+            for name, t in zip(workspace.names, workspace.facts(), strict=True)
         )
     )
 

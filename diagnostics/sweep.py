@@ -20,6 +20,8 @@ import tyro
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
 from diagnostics.cache import write
+from diagnostics.figure_files import write_figures
+from diagnostics.page import Drawing
 from diagnostics.sections.sweep import (
     Direction,
     Mode,
@@ -134,14 +136,13 @@ def as_csv(section: SweepSection) -> str:
 
 def _write_figures(section: SweepSection, trivial: float, folder: Path) -> None:
     from diagnostics.figures.curves import draw_path
-    from diagnostics.figures.style import as_element
-    from diagnostics.svg import standalone
+    from diagnostics.figures.style import as_images
 
-    (folder / "figures").mkdir(exist_ok=True)
+    drawings = {}
     for index, path in enumerate(section.paths):
         name = f"path-{index + 1}-{path.kind}"
-        svg = as_element(lambda path=path: draw_path(section, path, trivial), name)
-        write(folder / "figures" / f"{name}.svg", standalone(svg).encode())
+        drawings[name] = Drawing(*as_images(lambda path=path: draw_path(section, path, trivial), name))
+    write_figures(folder / "figures", "sweep", drawings)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
 from bounds.types import Blocks, Inputs, Params, take
 from diagnostics.cache import digest
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.workspace import Pieces, Subject, Workspace
 from merging.task import Task
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
@@ -146,11 +145,13 @@ def _is_merge_of_coefficients(workspace: Workspace, subject: Subject) -> bool:
 def judged_strata(workspace: Workspace, subject: Subject, scale: float, repeats: int) -> list[Stratum]:
     """Judgements of ``repeats`` draws of λ for every validation example, where λ̂ is right and where it is wrong."""
     key = digest(workspace.key("seed"), subject.key, scale, repeats)
-    pieces: Sequence[Mapping[str, Any]] = workspace.pieces(
-        "gibbs",
-        key,
-        lambda piece: {"wrong": _judge(workspace, subject, scale, piece, repeats)},
-        len(workspace.names) * CHUNKS,
+    pieces = workspace.pieces(
+        Pieces(
+            "gibbs",
+            key,
+            lambda piece: {"wrong": _judge(workspace, subject, scale, piece, repeats)},
+            len(workspace.names) * CHUNKS,
+        ),
         f"{subject.label}: draws of λ, s = {scale:g}",
     )
     drawn, at_mean = [], []

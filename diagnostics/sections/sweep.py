@@ -10,9 +10,9 @@ import torch
 
 from bounds.types import Params, refuse
 from diagnostics.cache import digest
-from diagnostics.path import SweepPoint, ntk_radius
+from diagnostics.path import Path, SweepPoint, ntk_radius
 from diagnostics.plain import from_plain, to_plain
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.workspace import Pieces, Subject, Workspace
 from merging.params import norm, squared_norms, subtract
 from merging.task_vectors import merged
 
@@ -45,13 +45,17 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class Direction:
-    """A path to sweep: its name, kind, displacement d and grid of s; ``key`` identifies d in the cache."""
+    """A path to sweep: its name, kind, displacement d and grid of s; ``key`` identifies d in the cache.
+
+    ``expert`` is the index j where d = τ_j: J(x)d is known then.
+    """
 
     name: str
     kind: str
     displacement: Params
     key: str
     grid: tuple[float, ...]
+    expert: int | None = None
 
 
 def compute(workspace: Workspace, subject: Subject) -> SweepSection:
@@ -100,7 +104,7 @@ def merge_direction(workspace: Workspace, subject: Subject, grid: Sequence[float
 def expert_direction(workspace: Workspace, index: int, grid: Sequence[float]) -> Direction:
     """θ_0 → expert."""
     name = f"expert {workspace.names[index]}"
-    return Direction(name, "expert", workspace.vectors.deltas[index], digest("expert", index), tuple(grid))
+    return Direction(name, "expert", workspace.vectors.deltas[index], digest("expert", index), tuple(grid), index)
 
 
 def random_direction(workspace: Workspace, subject: Subject, index: int, grid: Sequence[float]) -> Direction:
@@ -118,11 +122,27 @@ def random_direction(workspace: Workspace, subject: Subject, index: int, grid: S
     )
 
 
+def _paths(workspace: Workspace, subject: Subject, directions: Sequence[Direction]) -> list[Path]:
+    """Measure J(x)d of all directions together; an expert's is among the Jacobian products at θ_0."""
+    new = [d for d in directions if d.expert is None]
+    wanted = [workspace.tangents(d.key, d.displacement) for d in new]
+    found = dict(zip([d.key for d in new], workspace.gather(wanted, f"{subject.label}: along the paths"), strict=True))
+    return [
+        workspace.path(
+            d.displacement,
+            [piece["tangents"] for piece in found[d.key]]
+            if d.expert is None
+            else [world.tangents[d.expert] for world in workspace.experts.worlds],
+        )
+        for d in directions
+    ]
+
+
 def sweep(
     workspace: Workspace, subject: Subject, directions: Sequence[Direction], mode: Mode = "weights"
 ) -> SweepSection:
     """Evaluate every direction on its grid; all points are independent pieces of work, s = 0 is one for all paths."""
-    paths = [workspace.path(d.key, d.displacement, d.name) for d in directions]
+    paths = _paths(workspace, subject, directions)
     wanted = [(0 if s == 0 else i, s) for i, d in enumerate(directions) for s in d.grid]
     jobs = list(dict.fromkeys(wanted))
 
@@ -136,7 +156,7 @@ def sweep(
         workspace.alpha,
         [(d.key, d.grid) for d in directions],
     )
-    found = workspace.pieces("sweep", key, evaluate, len(jobs), f"{subject.label}: distance sweep")
+    found = workspace.pieces(Pieces("sweep", key, evaluate, len(jobs)), f"{subject.label}: distance sweep")
     at = dict(zip(jobs, [from_plain(SweepPoint, dict(piece)) for piece in found], strict=True))
     points = iter([at[job] for job in wanted])
     results = []

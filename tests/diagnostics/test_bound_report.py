@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from diagnostics import bound_report, cli, schema
+from diagnostics import bound_report, cli, linear_world, schema
 from diagnostics.bound_report import main, read_report
 from diagnostics.cache import Cache
 from diagnostics.path import ntk_radius
@@ -181,22 +181,22 @@ def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
     space = workspace(suite, artifact, cache=tmp_path / "cache")
     done = []
 
-    def interrupted(*arguments, original=Workspace._world):
+    def interrupted(task, *arguments, original=linear_world.products, **more):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(arguments[1])
-        return original(*arguments)
+        done.append(task.name)
+        return original(task, *arguments, **more)
 
-    monkeypatch.setattr(Workspace, "_world", interrupted)
+    monkeypatch.setattr(linear_world, "products", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(space)
-    assert done == [0, 1]
+    assert done == ["task0", "task1"]
     again = []
     monkeypatch.undo()
-    original = Workspace._world
-    monkeypatch.setattr(Workspace, "_world", lambda *a: again.append(a[1]) or original(*a))
+    original = linear_world.products
+    monkeypatch.setattr(linear_world, "products", lambda t, *a, **k: again.append(t.name) or original(t, *a, **k))
     report = build(workspace(suite, artifact, cache=tmp_path / "cache"))
-    assert again == [2]
+    assert again == ["task2"]
     assert without_times(report) == without_times(build(workspace(suite, artifact)))
 
 
