@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from bounds.types import Estimate
 from diagnostics.cache import Cache, digest
+from diagnostics.path import SweepPoint
 from diagnostics.report import SECTIONS, MergeReport, Report, settings_table
 from diagnostics.svg import on_page
 from diagnostics.workers import each
@@ -81,7 +82,9 @@ def render(report: Report, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, estimate=estimate, percent=percent, signed=signed, fixed=fixed)
+    environment.filters.update(
+        number=number, estimate=estimate, percent=percent, signed=signed, fixed=fixed, at_merge=at_merge
+    )
     figures = {name: Markup(on_page(drawing.svg)) for name, drawing in drawings.items()}
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -89,6 +92,11 @@ def render(report: Report, drawings: Mapping[str, Drawing]) -> str:
         titles={n: r.title for n, r in SECTIONS.items()},
         settings=settings_table(report.settings),
     )
+
+
+def at_merge(points: Sequence[SweepPoint]) -> SweepPoint:
+    """Return the point of a path closest to s = 1."""
+    return min(points, key=lambda point: abs(point.s - 1))
 
 
 def number(value: float | None, digits: int = 3) -> str:

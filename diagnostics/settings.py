@@ -38,7 +38,9 @@ class Settings:
     points: int = 9
     """Points of the distance sweep over s in [0, 2]."""
     control_points: int = 3
-    """Points of the sweep's control paths (to an expert, in a random direction), over s in [0, 2] too."""
+    """Points of the sweep's control paths (to experts, in a random direction), over s in [0, 2] too."""
+    control_experts: int = 8
+    """Experts whose path is swept as a control: all, or so many from the nearest to the farthest."""
     gram: int = 4
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
     hessian: int = 2
@@ -65,6 +67,7 @@ class Settings:
             "weight_draws": 1,
             "points": 3,
             "control_points": 2,
+            "control_experts": 1,
             "gram": 1,
             "hessian": 1,
             "gibbs_draws": 1,

@@ -73,7 +73,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
     merge_report = content(made)["merges"][0]
     paths = merge_report["sweep"]["paths"]
     points = paths[0]["points"]
-    assert [p["kind"] for p in paths] == ["merge", "expert", "random"]
+    assert [p["kind"] for p in paths] == ["merge", "expert", "expert", "expert", "random"]
     assert [p["s"] for p in points] == [0, 0.5, 1, 1.5, 2]
     for path in paths:  # at s = 0 all paths are at θ_0
         assert path["points"][0]["risk"] == pytest.approx(points[0]["risk"])
@@ -87,7 +87,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
                 assert sum(p["terms"][reading].values()) == pytest.approx(value)
     at_merge = {b["reading"]: b["value"] for b in merge_report["bound"]["readings"]}
     assert points[2]["bounds"] == pytest.approx(at_merge)
-    assert paths[0]["norm"] == pytest.approx(paths[2]["norm"])
+    assert paths[0]["norm"] == pytest.approx(paths[-1]["norm"])
     assert paths[0]["norm"] == pytest.approx(merge_report["bound"]["distance"])
 
 
@@ -303,7 +303,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/2"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/3"
     assert captured.err == ""
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
