@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -16,12 +15,12 @@ import torch
 import tyro
 
 from bounds.types import InputError, refuse
-from diagnostics.cache import Cache, digest, write
-from diagnostics.page import Drawings, draw, render
+from diagnostics.cache import Cache, write
+from diagnostics.figure_files import write_figures
+from diagnostics.page import draw, render
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
-from diagnostics.svg import standalone
 from diagnostics.text import print_report
 from diagnostics.workers import available
 from diagnostics.workspace import Subject, Workspace, check_device
@@ -160,19 +159,15 @@ def _check_file(path: Path) -> None:
 
 
 def _write(result: Report, text: str, command: Command, workspace: Workspace) -> int:
-    """Write page, JSON and figures; drawings are kept in the cache. Returns the number of figures."""
+    """Write page, JSON and figures; return the number of figures."""
     command.out.mkdir(exist_ok=True)
-    numbers = {k: v for k, v in to_plain(result).items() if k != "provenance"}
-    drawings = workspace.cache.data(Drawings, "figures", digest(numbers), lambda: draw(result))
-    (command.out / "figures").mkdir(exist_ok=True)
-    for name, svg in drawings.figures.items():
-        write(command.out / "figures" / f"{name}.svg", standalone(svg).encode())
-        write(command.out / "figures" / f"{name}.png", base64.b64decode(drawings.pixels[name]))
+    drawings = draw(result, workspace.cache, workspace.workers)
+    write_figures(command.out / "figures", "report", drawings)
     write(command.out / "report.html", render(result, drawings).encode())
     write(command.out / "report.json", text.encode())
     if command.json not in (None, "-"):
         write(Path(command.json), text.encode())
-    return len(drawings.figures)
+    return len(drawings)
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import torch
 from bounds.types import Params, refuse
 from diagnostics.plain import from_plain, to_plain
 
-VERSION = "3"
-"""Part of every key: raise it when a section's meaning changes."""
+VERSION = "4"
+"""Part of every key: raise it when the meaning of anything kept changes."""
 Data = TypeVar("Data")
 
 
 def digest(*parts: Any) -> str:
-    """Return the hash of plain values (data classes, lists, mappings, numbers, text)."""
-    text = json.dumps(to_plain(parts), sort_keys=True, ensure_ascii=False)
+    """Return the hash of plain values (data classes, lists, mappings, numbers, text) and the cache's version."""
+    text = json.dumps([VERSION, to_plain(parts)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
