@@ -27,6 +27,8 @@ from diagnostics.workspace import Subject, Workspace, check_device
 from merging import suites
 from merging.artifact import load
 from merging.commands import console, run, track
+from merging.processes import Processes, processes
+from merging.rows import silent
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,21 @@ def report(command: Command) -> None:
     started = time.perf_counter()
     if command.json not in (None, "-"):
         _check_file(Path(command.json))
-    workspace = prepare(
-        command.merged, command.out, command.settings, command.alpha, command.device, command.workers, command.sections
-    )
-    result = build(workspace, command.sections, command.budget_seconds)
+    with processes() as together:
+        workspace = prepare(
+            command.merged,
+            command.out,
+            command.settings,
+            command.alpha,
+            command.device,
+            command.workers,
+            command.sections,
+            together,
+        )
+        result = build(workspace, command.sections, command.budget_seconds)
+    if together.rank:
+        return
+    workspace.cache = Cache(workspace.cache.folder)  # what follows is done by the first process alone
     text = json.dumps(to_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     figures = _write(result, text, command, workspace)
     if command.json == "-":
@@ -90,8 +103,9 @@ def prepare(
     device: str,
     workers: int | None,
     sections: Sequence[str] = (),
+    together: Processes | None = None,
 ) -> Workspace:
-    """Check everything that can be checked at once, and return the workspace.
+    """Check everything that can be checked at once, and return the workspace; ``together`` share its work.
 
     Raises:
         InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
@@ -102,7 +116,8 @@ def prepare(
     check_folder(out)
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
-    count = 1 if check_device(device) != "cpu" else workers or available()
+    together = together or Processes()
+    count = 1 if check_device(device) != "cpu" else workers or max(1, available() // together.on_this_machine)
     if count > 1:
         torch.set_num_threads(1)
     suite = subjects[0].artifact.suite
@@ -117,11 +132,11 @@ def prepare(
         subjects,
         lambda: suites.load(suite),
         settings,
-        Cache(out / "cache"),
+        Cache(out / "cache", together),
         alpha,
         workers=count,
         device=device,
-        track=track,
+        track=silent if together.rank else track,
     )
 
 

@@ -253,10 +253,11 @@ class _Clock:
         self, label: str, make: Callable[[], Any], kind: type, key: str, workspace: Workspace, name: str | None = None
     ) -> Any:
         name, started = name or label, time.perf_counter()
-        if not workspace.cache.has(name, key) and self._budget is not None and started - self._begun >= self._budget:
+        cached = workspace.cache.has(name, key)
+        spent = workspace.cache.processes.broadcast(started - self._begun)
+        if not cached and self._budget is not None and spent >= self._budget:
             self.missing[label] = f"the budget of {self._budget:g} s was spent; run again to go on"
             return None
-        cached = workspace.cache.has(name, key)
         value = workspace.cache.data(kind, name, key, make)
         if not cached:
             self.seconds[label] = time.perf_counter() - started

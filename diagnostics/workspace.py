@@ -155,7 +155,11 @@ class Workspace:
         return self.gather([wanted], what)[0]
 
     def gather(self, groups: Sequence[Pieces], what: str) -> list[list[Mapping[str, Any]]]:
-        """Return the pieces of every group; what is missing is spread over the processes together."""
+        """Return the pieces of every group; what is missing is spread over the processes together.
+
+        Processes that torchrun started go through the same program: each computes its share, and all get everything.
+        """
+        processes = self.cache.processes
         todo: list[tuple[Pieces, int]] = []
         kept: dict[tuple[str, str], list[Any]] = {}
         for group in groups:
@@ -165,13 +169,25 @@ class Workspace:
                 todo += [(group, i) for i, piece in enumerate(kept[place]) if piece is None]
         if todo:
             self.prepare()
-        jobs = range(len(todo))
-        results = each(
-            lambda job: todo[job][0].function(todo[job][1]), jobs, workers=self.workers, track=self.track, what=what
-        )
-        for (group, i), result in zip(todo, results, strict=True):
-            self.cache.save(f"{group.name}{i}", group.key, result)
-            kept[group.name, group.key][i] = result
+        own = [job for job in range(len(todo)) if processes.mine(job)]
+
+        def compute() -> dict[int, Mapping[str, Any]]:
+            found = {}
+            results = each(
+                lambda job: todo[job][0].function(todo[job][1]), own, workers=self.workers, track=self.track, what=what
+            )
+            for job, result in zip(own, results, strict=True):
+                group, i = todo[job]
+                self.cache.save(f"{group.name}{i}", group.key, result)
+                found[job] = result
+            return found
+
+        for share in processes.gather(compute):
+            for job, result in share.items():
+                group, i = todo[job]
+                if not processes.mine(job):
+                    self.cache.save(f"{group.name}{i}", group.key, result)
+                kept[group.name, group.key][i] = result
         self._pieces.update(kept)
         return [self._pieces[group.name, group.key] for group in groups]
 

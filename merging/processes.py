@@ -24,6 +24,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     bytes_sent: int = 0
+    on_this_machine: int = 1
 
     def mine(self, task: int) -> bool:
         """Whether a task belongs to this process."""
@@ -144,6 +145,7 @@ def processes() -> Iterator[Processes]:
         return
     torch.distributed.init_process_group("gloo")
     try:
-        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), on_this_machine=local)
     finally:
         torch.distributed.destroy_process_group()

@@ -19,7 +19,9 @@ from diagnostics.settings import Settings
 from diagnostics.workspace import Subject, Workspace, check_match
 from merging import merge
 from merging.artifact import load, save
+from merging.processes import Processes
 from merging.suites import toy
+from tests.joined import together
 
 QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "5"]
 SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3)
@@ -335,3 +337,24 @@ def test_the_console_script_dispatches(capsys, tmp_path):
     assert "expected merge or report or sweep" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
     assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2
+
+
+def test_two_processes_share_the_work_and_report_the_same(tmp_path):
+    suite = toy.build()
+    artifact = make(suite)
+
+    def numbers(joined=None):
+        done = []
+        space = workspace(suite, artifact)
+        space.cache = Cache(tmp_path / "joined" if joined else None, joined or Processes())
+        draw = space._draw
+        space._draw = lambda index, sigmas: done.append(index) or draw(index, sigmas)
+        plain = to_plain(build(space, ("accuracy", "bound")))
+        return {name: value for name, value in plain.items() if name != "provenance"}, done
+
+    expected, everything = numbers()
+    first, second = together(numbers)
+    assert first[0] == second[0] == expected
+    assert first[1]
+    assert second[1]
+    assert sorted(first[1] + second[1]) == sorted(everything) == [0, 1, 2]
