@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -119,12 +122,25 @@ def measure_apart(spec: Spec, suite_name: str, threads: int) -> Measurement:
     Raises:
         InputError: the process was killed, as it is when memory runs out.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
             return pool.submit(measure, spec, suite_name, threads).result()
         except BrokenProcessPool:
             cure = "free memory, or leave the method out"
             refuse(f"method {spec.label}", expected="a process that ends", got="one that was killed", cure=cure)
+
+
+def _end_with_parent() -> None:
+    """End at an interrupt without a traceback, and when the process that started this one has ended in any way."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[float]]:

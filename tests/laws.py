@@ -130,7 +130,7 @@ def saved_whole(method: str) -> None:
 
 
 def half_precision(method: str) -> None:
-    """Experts in bfloat16, or task vectors kept in it, give finite weights in the base's precision, at least float32."""
+    """Experts in bfloat16, or task vectors kept in it, give finite weights, in float32 at least."""
     suite = tasks_of(method, world(torch.float32))
     tv = suite.task_vectors
     base = {name: value.bfloat16() for name, value in tv.base.items()}

@@ -16,8 +16,8 @@ from merging.task_vectors import TaskVectors
 
 SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
 """Scales tried for a sum of task vectors: 0.05, 0.10, ..., 1.00."""
-MEAN_GRID = tuple(round(0.1 * i, 1) for i in range(1, 31))
-"""Scales tried for a merged task vector of the size of one: 0.1, 0.2, ..., 3.0."""
+MEAN_GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
+"""Scales tried for a merged task vector of the size of one: 0.1, 0.2, ..., 2.0."""
 
 
 @dataclass(frozen=True)

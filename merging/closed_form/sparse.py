@@ -170,7 +170,7 @@ ROWS: Mapping[str, Method] = {
         DensitySettings,
         "TIES, Yadav et al. 2023, arXiv 2306.01708",
         _TUNED,
-        "one selection per task, one merge; 30 validations to choose the scale",
+        "one selection per task, one merge; 20 validations to choose the scale",
     ),
     "dare_linear": Method(
         _dare_linear,
@@ -184,7 +184,7 @@ ROWS: Mapping[str, Method] = {
         DropSettings,
         "DARE with TIES, Yu et al. 2024, arXiv 2311.03099",
         _TUNED,
-        "one merge; 30 validations to choose the scale",
+        "one merge; 20 validations to choose the scale",
     ),
     "consensus": Method(
         _consensus,
@@ -198,6 +198,6 @@ ROWS: Mapping[str, Method] = {
         CompetitionSettings,
         "PCB-Merging, Du et al. 2024, arXiv 2410.02396",
         _TUNED,
-        "one selection per task, one merge; 30 validations to choose the scale",
+        "one selection per task, one merge; 20 validations to choose the scale",
     ),
 }

@@ -168,7 +168,7 @@ ROWS: Mapping[str, Method] = {
         ScaleSettings,
         "Iso-C, Marczak et al. 2025, arXiv 2502.04959",
         "labelled validation, or a scale",
-        "one SVD per matrix; 30 validations to choose the scale",
+        "one SVD per matrix; 20 validations to choose the scale",
         {"one task": _FLAT, "equal experts": _FLAT},
     ),
     "iso_cts": Method(
@@ -176,7 +176,7 @@ ROWS: Mapping[str, Method] = {
         CommonSpaceSettings,
         "Iso-CTS, Marczak et al. 2025, arXiv 2502.04959",
         "labelled validation, or a scale",
-        "T + 3 SVDs per matrix; 30 validations to choose the scale",
+        "T + 3 SVDs per matrix; 20 validations to choose the scale",
         {"one task": _FLAT, "equal experts": _FLAT},
     ),
     "wudi": Method(

@@ -43,7 +43,7 @@ def disjoint_mean(deltas: Tensor) -> Tensor:
 
     Where the sum is exactly 0 no sign is elected and the mean is 0.
     """
-    agree = (deltas.sign() == deltas.sum(dim=0).sign()) & (deltas != 0)
+    agree = deltas.sign() == deltas.sum(dim=0).sign()
     return torch.where(agree, deltas, 0).sum(dim=0) / agree.sum(dim=0).clamp(min=1)
 
 

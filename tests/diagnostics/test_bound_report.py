@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from diagnostics import bound_report, cli, schema
+from diagnostics import bound_report, cli, linear_world, schema
 from diagnostics.bound_report import main, read_report
 from diagnostics.cache import Cache
 from diagnostics.path import ntk_radius
@@ -19,7 +19,9 @@ from diagnostics.settings import Settings
 from diagnostics.workspace import Subject, Workspace, check_match
 from merging import merge
 from merging.artifact import load, save
+from merging.processes import Processes
 from merging.suites import toy
+from tests.joined import together
 
 QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "5"]
 SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3)
@@ -73,7 +75,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
     merge_report = content(made)["merges"][0]
     paths = merge_report["sweep"]["paths"]
     points = paths[0]["points"]
-    assert [p["kind"] for p in paths] == ["merge", "expert", "random"]
+    assert [p["kind"] for p in paths] == ["merge", "expert", "expert", "expert", "random"]
     assert [p["s"] for p in points] == [0, 0.5, 1, 1.5, 2]
     for path in paths:  # at s = 0 all paths are at θ_0
         assert path["points"][0]["risk"] == pytest.approx(points[0]["risk"])
@@ -87,7 +89,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
                 assert sum(p["terms"][reading].values()) == pytest.approx(value)
     at_merge = {b["reading"]: b["value"] for b in merge_report["bound"]["readings"]}
     assert points[2]["bounds"] == pytest.approx(at_merge)
-    assert paths[0]["norm"] == pytest.approx(paths[2]["norm"])
+    assert paths[0]["norm"] == pytest.approx(paths[-1]["norm"])
     assert paths[0]["norm"] == pytest.approx(merge_report["bound"]["distance"])
 
 
@@ -181,22 +183,22 @@ def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
     space = workspace(suite, artifact, cache=tmp_path / "cache")
     done = []
 
-    def interrupted(*arguments, original=Workspace._world):
+    def interrupted(task, *arguments, original=linear_world.products, **more):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(arguments[1])
-        return original(*arguments)
+        done.append(task.name)
+        return original(task, *arguments, **more)
 
-    monkeypatch.setattr(Workspace, "_world", interrupted)
+    monkeypatch.setattr(linear_world, "products", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(space)
-    assert done == [0, 1]
+    assert done == ["task0", "task1"]
     again = []
     monkeypatch.undo()
-    original = Workspace._world
-    monkeypatch.setattr(Workspace, "_world", lambda *a: again.append(a[1]) or original(*a))
+    original = linear_world.products
+    monkeypatch.setattr(linear_world, "products", lambda t, *a, **k: again.append(t.name) or original(t, *a, **k))
     report = build(workspace(suite, artifact, cache=tmp_path / "cache"))
-    assert again == [2]
+    assert again == ["task2"]
     assert without_times(report) == without_times(build(workspace(suite, artifact)))
 
 
@@ -303,7 +305,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/2"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/3"
     assert captured.err == ""
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
@@ -335,3 +337,24 @@ def test_the_console_script_dispatches(capsys, tmp_path):
     assert "expected merge or report or sweep" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
     assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2
+
+
+def test_two_processes_share_the_work_and_report_the_same(tmp_path):
+    suite = toy.build()
+    artifact = make(suite)
+
+    def numbers(joined=None):
+        done = []
+        space = workspace(suite, artifact)
+        space.cache = Cache(tmp_path / "joined" if joined else None, joined or Processes())
+        draw = space._draw
+        space._draw = lambda index, sigmas: done.append(index) or draw(index, sigmas)
+        plain = to_plain(build(space, ("accuracy", "bound")))
+        return {name: value for name, value in plain.items() if name != "provenance"}, done
+
+    expected, everything = numbers()
+    first, second = together(numbers)
+    assert first[0] == second[0] == expected
+    assert first[1]
+    assert second[1]
+    assert sorted(first[1] + second[1]) == sorted(everything) == [0, 1, 2]

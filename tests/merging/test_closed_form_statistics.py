@@ -79,6 +79,17 @@ def test_regmean_solves_the_least_squares_problem():
         assert_near(found["b"], sum(tv.expert(t)["b"] for t in range(3)) / 3)
 
 
+def test_regmean_of_a_weight_that_multiplies_untransposed():
+    """X P with P [4, 3] is X Wᵀ with W = Pᵀ."""
+    tv, tasks = linear_world()
+    turned = TaskVectors(
+        {"p": tv.base["w"].T.contiguous()}, [{"p": d["w"].T.contiguous()} for d in tv.deltas], tv.names
+    )
+    products = [task_of(t.name, lambda p, x: x @ p["p"], torch.as_tensor(t.calibration.inputs)) for t in tasks]
+    found = merge("regmean", turned, products, examples=30).merged["p"]
+    assert_near(found.T, merge("regmean", tv, tasks, examples=30).merged["w"])
+
+
 def test_regmean_without_off_diagonal_entries_weighs_columns():
     tv, tasks = linear_world()
     moments = [np.square(np.asarray(task.calibration.inputs)).mean(0) for task in tasks]

@@ -3,7 +3,11 @@
 import csv
 import itertools
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,6 +111,33 @@ class _Killer:
         import os
 
         return os._exit, (1,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_no_process_outlives_the_command():
+    """A worker that loads the large suite is gone soon after its parent was killed."""
+    code = "from merging.measure import *\nmeasure_apart(Spec('task_arithmetic'), 'mini8', 1)"
+    command = subprocess.Popen([sys.executable, "-c", code])
+    worker = _wait_for(lambda: [pid for pid in _children(command.pid) if _has_torch(pid)])[0]
+    command.kill()
+    command.wait()
+    _wait_for(lambda: not Path(f"/proc/{worker}/cwd").exists())
+
+
+def _children(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+
+
+def _has_torch(process: int) -> bool:
+    return "libtorch_cpu" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+
+
+def _wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 def test_settings_stand_behind_the_method_and_in_the_key():

@@ -1,52 +1,17 @@
 """Two processes on gloo: the coefficients of one, few bytes, and every process ends with the cause of a failure."""
 
 import dataclasses
-import multiprocessing
 import os
-import socket
 
 import pytest
 import torch
 
-from bounds.types import InputError
 from merging import merge
 from merging.execution import Execution
-from merging.processes import processes
 from merging.suites import toy
+from tests.joined import together
 
 SETTINGS = {"steps": 6, "examples": 16, "batch": 4}
-
-
-def together(work, size: int = 2) -> list:
-    """Run ``work(rank)`` in ``size`` forked processes joined by gloo; return what each returns or its error's text."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-
-    def child(rank: int) -> None:
-        os.environ.update(
-            RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
-        )
-        try:
-            with processes() as joined:
-                result = work(joined)
-        except (InputError, ZeroDivisionError) as error:
-            result = f"{type(error).__name__}: {error}"
-        queue.put((rank, result))
-
-    children = [context.Process(target=child, args=(rank,)) for rank in range(size)]
-    for process in children:
-        process.start()
-    for process in children:
-        process.join(60)
-        assert process.exitcode is not None, "a process hangs"
-    results = {}
-    while not queue.empty():
-        rank, result = queue.get()
-        results[rank] = result
-    return [results.get(rank) for rank in range(size)]
 
 
 def learned(joined=None, tasks=None, **settings):
@@ -112,6 +77,6 @@ def test_work_in_turn_is_done_by_the_first_process_first(tmp_path):
             (tmp_path / "file").touch()
             return first
 
-        return joined.in_turn(once), joined.broadcast(joined.rank)
+        return joined.in_turn(once), joined.broadcast(joined.rank), joined.gather(lambda: joined.rank)
 
-    assert together(work) == [(True, 0), (False, 0)]
+    assert together(work) == [(True, 0, [0, 1]), (False, 0, [0, 1])]
