@@ -143,8 +143,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {"accuracy": [], "cross_entropy": [], "kl": []}
+def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"accuracy": [], "cross_entropy": [], "kl": []}
     for index, task in enumerate(suite.tasks):
         labels = task.test.labels
         assert labels is not None
