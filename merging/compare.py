@@ -7,7 +7,7 @@ import io
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def compare(command: Command) -> tuple[list[Measurement], Suite]:
     found = []
     for spec in track(specs, f"merging {suite.name}"):
         path = folder / f"{spec.method}-{spec.key(suite)}.json"
-        found.append(_read(path) or _measure(spec, command, path))
+        found.append(replace(_read(path) or _measure(spec, command, path), label=spec.label))
     done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
     if not any(m.method in METHODS for m in done):
         refuse("methods", expected="one that runs on the suite", got=found[-1].reason, cure="choose other methods")

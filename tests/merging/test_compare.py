@@ -45,6 +45,9 @@ def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
     assert runs == ["pretrained", "experts", *WANTED[:2]]
     (out / "results" / f"average-{Spec('average').key(toy.build())}.json").write_text("{", encoding="utf-8")
     runs.clear()
+    same, _ = compare.compare(Command("toy", ("task_arithmetic:scale=.7",), out))
+    assert runs == []
+    assert "task_arithmetic:scale=0.7" in [row.label for row in same]
     again, _ = compare.compare(Command("toy", (*WANTED[:2], "task_arithmetic:scale=0.8", "average"), out))
     assert runs == ["average", "task_arithmetic:scale=0.8"]
     timeless = [replace(row, seconds=None, memory=None, memory_before=None) for row in again if "0.8" not in row.label]
