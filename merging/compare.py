@@ -7,7 +7,7 @@ import io
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
     command = tyro.cli(Command, args=arguments, prog="python -m merging compare", description=Command.__doc__)
-    return run(lambda: compare(command))
+    return run(lambda: _print(*compare(command), command.out))
 
 
-def compare(command: Command) -> list[Measurement]:
+def compare(command: Command) -> tuple[list[Measurement], Suite]:
     """Measure what is missing, then write the tables and the figure; return all measurements, best mean first.
 
     Raises:
@@ -81,15 +81,13 @@ def compare(command: Command) -> list[Measurement]:
     found = []
     for spec in track(specs, f"merging {suite.name}"):
         path = folder / f"{spec.method}-{spec.key(suite)}.json"
-        found.append(_read(path) or _measure(spec, command, path))
+        found.append(replace(_read(path) or _measure(spec, command, path), label=spec.label))
     done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
     if not any(m.method in METHODS for m in done):
         refuse("methods", expected="one that runs on the suite", got=found[-1].reason, cure="choose other methods")
     rows = [*done, *(m for m in found if m.reason)]
     _write_all(rows, suite, command.out)
-    _print(rows, suite)
-    console().print(f"{command.out}: compare.json, compare.csv, compare.md, compare.svg, compare.png", soft_wrap=True)
-    return rows
+    return rows, suite
 
 
 def parse(texts: Sequence[str]) -> list[Spec]:
@@ -192,7 +190,7 @@ def _cells(row: Measurement, tasks: int) -> list[str]:
     return [row.label, *shown, *(f"{100 * a:.1f}" for a in row.accuracy)]
 
 
-def _print(rows: Sequence[Measurement], suite: Suite) -> None:
+def _print(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
     names, output = [task.name.replace("_", "\n") for task in suite.tasks], console()
     first, last = 1 + len(FIGURES), len(names)
     cells = [_cells(row, len(names)) for row in rows if not row.reason]
@@ -211,3 +209,4 @@ def _print(rows: Sequence[Measurement], suite: Suite) -> None:
     for row in rows:
         if row.reason:
             output.print(f"{row.label} did not run: {row.reason}", soft_wrap=True, highlight=False)
+    output.print(f"{out}: compare.json, compare.csv, compare.md, compare.svg, compare.png", soft_wrap=True)

@@ -64,8 +64,9 @@ def _figure(rows: Sequence[Measurement], suite: str) -> Figure:
     for row in rows:
         if row.method not in METHODS:
             height = 100 * mean(row.accuracy)
-            axes.axhline(height, color="#555555", linestyle=":" if row.method == "pretrained" else "--", linewidth=1)
-            axes.annotate(row.label, (0.01, height), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+            line, side = (":", "top") if row.method == "pretrained" else ("--", "bottom")
+            axes.axhline(height, color="#555555", linestyle=line, linewidth=1)
+            axes.annotate(row.label, (0.01, height), xycoords=("axes fraction", "data"), va=side, fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("wall time of the merge (s)")
     axes.set_ylabel("mean test accuracy (%)")
@@ -81,7 +82,7 @@ def _figure(rows: Sequence[Measurement], suite: str) -> Figure:
             textcoords="axes fraction",
             va="center",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 1},
         )
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

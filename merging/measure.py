@@ -68,10 +68,9 @@ class Measurement:
     """What one merge gave on the test splits, task by task, and what it cost.
 
     ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
-    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the
-    merge; ``passes``: examples that
-    went forward and backward, from the merge's history or else counted where the networks are called;
-    ``memory`` the peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
+    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the merge; ``passes``:
+    examples that went forward and backward, from the merge's history or else counted where the networks are called;
+    ``memory``: peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
     before the merge. ``reason`` says why the method could not run; then there are no figures.
     """
 
@@ -143,8 +142,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {"accuracy": [], "cross_entropy": [], "kl": []}
+def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"accuracy": [], "cross_entropy": [], "kl": []}
     for index, task in enumerate(suite.tasks):
         labels = task.test.labels
         assert labels is not None

@@ -68,7 +68,8 @@ def assert_same(got: Params, expected: Params) -> None:
     """Compare at the tolerance of float64, relative to the largest weight of the whole model."""
     assert list(got) == list(expected)
     assert [value.shape for value in got.values()] == [value.shape for value in expected.values()]
-    assert_near(*(torch.cat([value.flatten() for value in params.values()]) for params in (got, expected)))
+    left, right = (torch.cat([value.flatten() for value in params.values()]) for params in (got, expected))
+    assert_near(left, right)
 
 
 def one_task(method: str) -> None:

@@ -130,7 +130,7 @@ def diagonal_fisher(forward: Forward, params: Params, inputs: Inputs) -> dict[st
 
 def _weighted_gradients(forward: Forward, params: Params, example: Inputs, chunk: int) -> Iterator[dict[str, Tensor]]:
     """√p_c ∇ log p_c for chunks of classes: name -> [classes, ...]."""
-    scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))
+    scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))[:2]
     probabilities = torch.softmax(scores[0], dim=0)
     cotangents = probabilities.sqrt()[:, None] * (torch.eye(len(probabilities)).to(scores) - probabilities)
     for part in cotangents.split(chunk):

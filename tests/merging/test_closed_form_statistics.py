@@ -33,6 +33,10 @@ def linear_world(tasks=2, examples=30, features=4):
     return TaskVectors(base, deltas, names), [task_of(n, linear, x) for n, x in zip(names, inputs, strict=True)]
 
 
+def weighted_mean(values, weights):
+    return torch.stack([w * v for v, w in zip(values, weights, strict=True)]).sum(dim=0) / sum(weights)
+
+
 def test_fisher_of_a_linear_softmax_model():
     """∂ log p_c / ∂W_kj = (1[k=c] - p_k) x_j, so F_kj = mean p_k (1 - p_k) x_j²."""
     tv, tasks = linear_world()
@@ -63,8 +67,8 @@ def test_fisher_merge_is_the_weighted_mean_of_the_experts(normalize):
         weights.append({name: value / size for name, value in fisher.items()})
     found = merge("fisher", tv, tasks, examples=30, normalize=normalize, floor=1e-20).merged
     for name, value in found.items():
-        expected = sum(w[name] * tv.expert(t)[name] for t, w in enumerate(weights)) / sum(w[name] for w in weights)
-        assert_near(value, torch.as_tensor(expected))
+        experts = [tv.expert(t)[name] for t in range(len(tv))]
+        assert_near(value, weighted_mean(experts, [w[name] for w in weights]))
 
 
 def test_regmean_solves_the_least_squares_problem():
@@ -76,7 +80,7 @@ def test_regmean_solves_the_least_squares_problem():
     for method in ("regmean", "regmean_plus_plus"):  # one layer: nothing comes before it
         found = merge(method, tv, tasks, examples=30, off_diagonal=1.0, ridge=1e-12).merged
         assert_near(found["w"], torch.from_numpy(expected))
-        assert_near(found["b"], sum(tv.expert(t)["b"] for t in range(3)) / 3)
+        assert_near(found["b"], weighted_mean([tv.expert(t)["b"] for t in range(3)], [1, 1, 1]))
 
 
 def test_regmean_of_a_weight_that_multiplies_untransposed():
@@ -107,11 +111,10 @@ def test_along_inputs_that_never_occur_regmean_averages():
         blind.append(task_of(task.name, linear, inputs))
     found = merge("regmean", tv, blind, examples=30).merged["w"]
     size = [float(torch.as_tensor(task.calibration.inputs).square().mean()) for task in blind]
-    weighted = sum(s * tv.expert(t)["w"] for t, s in enumerate(size)) / sum(size)
-    assert_near(found[:, 1], weighted[:, 1])
-    average = sum(tv.expert(t)["w"] for t in range(2)) / 2
+    experts = [tv.expert(t)["w"] for t in range(2)]
+    assert_near(found[:, 1], weighted_mean(experts, size)[:, 1])
     nothing = [task_of(task.name, linear, torch.zeros(30, 4, dtype=DTYPE)) for task in tasks]
-    assert_near(merge("regmean", tv, nothing, examples=30).merged["w"], average)
+    assert_near(merge("regmean", tv, nothing, examples=30).merged["w"], weighted_mean(experts, [1, 1]))
 
 
 def test_regmean_plus_plus_takes_inputs_from_the_merge_before():

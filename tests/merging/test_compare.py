@@ -39,17 +39,19 @@ def runs(monkeypatch):
     return measured
 
 
-def test_a_second_run_only_fills_what_is_missing(runs, tmp_path, capsys):
+def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
     out = tmp_path / "deep" / "folder"
-    rows = compare.compare(Command("toy", WANTED[:2], out))
+    rows, _ = compare.compare(Command("toy", WANTED[:2], out))
     assert runs == ["pretrained", "experts", *WANTED[:2]]
     (out / "results" / f"average-{Spec('average').key(toy.build())}.json").write_text("{", encoding="utf-8")
     runs.clear()
-    again = compare.compare(Command("toy", (*WANTED[:2], "task_arithmetic:scale=0.8", "average"), out))
+    same, _ = compare.compare(Command("toy", ("task_arithmetic:scale=.7",), out))
+    assert runs == []
+    assert "task_arithmetic:scale=0.7" in [row.label for row in same]
+    again, _ = compare.compare(Command("toy", (*WANTED[:2], "task_arithmetic:scale=0.8", "average"), out))
     assert runs == ["average", "task_arithmetic:scale=0.8"]
     timeless = [replace(row, seconds=None, memory=None, memory_before=None) for row in again if "0.8" not in row.label]
     assert timeless == [replace(row, seconds=None, memory=None, memory_before=None) for row in rows]
-    capsys.readouterr()
 
 
 def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, capsys):
@@ -71,6 +73,7 @@ def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, 
     assert f"| {WANTED[1]} | {accuracy:.1f} | " in markdown
     for text in (printed.out, markdown, lines[-1]["reason"]):  # samerging wants more examples than toy has
         assert "calibration examples" in text
+    assert not list((tmp_path / "results").glob("samerging*")), "what did not run is tried again"
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert WANTED[1] in (tmp_path / "compare.svg").read_text(encoding="utf-8")
     means = [float(line["mean"]) for line in lines if line["mean"]]

@@ -47,7 +47,7 @@ def _holding_nan(tv, tasks, settings, progress):
     return Merge({name: (value / 0).bfloat16() for name, value in tv.base.items()})
 
 
-def _wrong(build, settings=NoSettings, tasks=None):
+def _wrong(build, settings: type = NoSettings, tasks=None):
     return Method(build, settings, "none", "nothing", "nothing", tasks=tasks)
 
 
