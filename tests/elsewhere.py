@@ -34,7 +34,7 @@ class Elsewhere(torch.Tensor):
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=NAME,
+            device=torch.device(NAME),
             requires_grad=inner.requires_grad,
         )
         made.inner = inner
