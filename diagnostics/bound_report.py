@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] == "show":
         return show(arguments[1:])
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")
-    return run(lambda: report(command))
+    return run(lambda: report(tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")))
 
 
 def report(command: Command) -> None:

@@ -33,3 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     got = repr(arguments[0]) if arguments else "nothing"
     print(f"error: command: expected {' or '.join(COMMANDS)}; got {got}; see mergebound --help", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,8 +73,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")
-    return run(lambda: _main(command))
+    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")))
 
 
 def _main(command: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -73,6 +74,7 @@ def each(
 
 
 def _start(memory: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's: it ends the pool, in one line
     torch.set_num_threads(1)
     os.environ[MEMORY_VARIABLE] = memory
 

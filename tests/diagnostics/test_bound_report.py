@@ -3,6 +3,11 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -202,6 +207,24 @@ def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert without_times(report) == without_times(build(workspace(suite, artifact)))
 
 
+def test_an_interrupt_is_one_line_and_status_130_and_leaves_only_the_cache(tmp_path):
+    save(make(toy.build(), "average"), tmp_path / "a.pt")
+    command = ["-m", "diagnostics.bound_report", "--merged", "a.pt", "--workers", "2", "--points", "61"]
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:  # fmt: skip
+        cache = tmp_path / "report" / "cache"
+        while process.poll() is None and len(list(cache.glob("*.pt"))) < 3:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error == "interrupted; nothing half-written\n"
+    assert [p.name for p in (tmp_path / "report").iterdir()] == ["cache"]
+    assert not [p.name for p in cache.iterdir() if p.name.startswith(".")]
+
+
 def test_a_spent_budget_leaves_sections_out_and_says_so(tmp_path):
     suite = toy.build()
     artifact = make(suite, "average")
@@ -271,6 +294,7 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "good.pt", "--alpha", "1", "2"], "alpha: expected 3 weights"),
         (["--merged", "good.pt", "--device", "abacus"], "device: expected"),
         (["--merged", "good.pt", "--workers", "0"], "workers: expected"),
+        (["--merged", "good.pt", "--delta", "2"], "delta: expected a probability"),
         (["--merged", "good.pt", "--json", "no/such.json"], "--json no/such.json: expected"),
         (["show", "none.json"], "report none.json: expected a file of schema"),
         (["show", "foreign.pt"], "report foreign.pt: expected a file of schema"),
@@ -318,6 +342,12 @@ def test_show_prints_what_the_report_printed(made, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert " ".join(content(made)["verdict"][0].split()) in out
     assert "ladder (8)" in out
+    shown = subprocess.run(
+        [sys.executable, "-m", "diagnostics.cli", "report", "show", "none.json"], capture_output=True, text=True,
+        cwd=made, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("error: report none.json: expected a file of schema")
 
 
 def test_labels_are_methods_or_file_names(tmp_path):
