@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -43,11 +43,9 @@ class Execution:
 
     def passes(self) -> AbstractContextManager[object]:
         """Return the context in which the network's passes run."""
-        return torch.autocast(
-            torch.device(self.device).type,
-            dtype=None if self.autocast == "none" else getattr(torch, self.autocast),
-            enabled=self.autocast != "none",
-        )
+        if self.autocast == "none":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.autocast))
 
 
 def check_device(name: str) -> torch.device:
