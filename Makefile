@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Threads that wait sleep instead of spinning: on cores shared with other work, spinning costs an order of magnitude.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: report test lint clean
+.PHONY: report test lint notebooks clean
 
 # The environment is made again when the project file changes; the marker is touched last, so that an interrupted
 # installation starts over.
@@ -25,6 +25,10 @@ report: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Runs every notebooks/*.py and writes the .ipynb beside it: the same bytes as long as the results are the same.
+notebooks: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.execute
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

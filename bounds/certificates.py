@@ -11,22 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import betaincinv
 from torch import Tensor
 
-from bounds.coefficients import coefficient_kl, coefficient_pac_bayes
+from bounds.coefficients import Stratum, coefficient_kl, coefficient_pac_bayes, stratified_error
 from bounds.divergences import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_weights
 
 __all__ = [
     "Count",
+    "Stratum",
     "coefficient_kl",
     "coefficient_pac_bayes",
     "disagreement",
     "held_out",
     "mixture",
     "pooled",
+    "stratified_error",
 ]
 
 Method = Literal["clopper-pearson", "kl"]
@@ -87,6 +88,8 @@ def _clopper_pearson(count: Count, delta: float) -> float:
         refuse("errors", expected="a whole number", got=count.errors, cure="use method 'kl' for losses in [0, 1]")
     if count.errors == count.n:
         return 1.0
+    from scipy.special import betaincinv  # as in bounds.divergences
+
     return float(betaincinv(count.errors + 1, count.n - count.errors, 1.0 - delta))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.special import rel_entr
 from torch import Tensor
 
 from bounds.types import refuse
@@ -119,6 +118,8 @@ def kl_lower_inverse(p: ArrayLike, budget: ArrayLike) -> np.ndarray:
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    from scipy.special import rel_entr  # SciPy takes half a second to import; a cached report needs none of it
+
     return np.maximum(rel_entr(p, q) + rel_entr(1.0 - p, 1.0 - q), 0.0)
 
 

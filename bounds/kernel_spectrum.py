@@ -62,7 +62,6 @@ def spectrum(
     """
     check_params(params)
     n = check_inputs(inputs)
-    diagonal = trace(forward, params, inputs, centred=centred, budget_bytes=budget_bytes)
     with torch.no_grad(), differentiable():
         like = next(iter(params.values()))
         basis = score_basis(class_count(forward, params, inputs), centred, like)
@@ -75,13 +74,25 @@ def spectrum(
             product = kernel_product(forward, params, inputs, scores, centred=False, batch_size=batch_size)
             return product @ basis
 
-        if k < dimension:
-            values = largest_eigenvalues(multiply, dimension, k, like=like, which="LM")
-        else:
-            kernel = gram(forward, params, inputs, centred=centred, budget_bytes=budget_bytes)
-            size = n * basis.shape[0]
-            values = torch.linalg.eigvalsh(kernel.view(size, size)).flip(0)[:k].cpu()
-    total, top = float(diagonal.values.sum()), float(values[0])
+        if k == dimension:
+            return gram_spectrum(gram(forward, params, inputs, centred=centred, budget_bytes=budget_bytes), k)
+        diagonal = trace(forward, params, inputs, centred=centred, budget_bytes=budget_bytes)
+        values = largest_eigenvalues(multiply, dimension, k, like=like, which="LM")
+    return _spectrum(values, float(diagonal.values.sum()))
+
+
+def gram_spectrum(kernel: Tensor, k: int) -> Spectrum:
+    """Return the k largest eigenvalues of a Gram matrix [N, C, N, C] that is there already.
+
+    Source: docs/theory.md, section 0. Status: exact.
+    """
+    size = kernel.shape[0] * kernel.shape[1]
+    matrix = kernel.reshape(size, size)
+    return _spectrum(torch.linalg.eigvalsh(matrix).flip(0)[:k].cpu(), float(matrix.trace()))
+
+
+def _spectrum(values: Tensor, total: float) -> Spectrum:
+    top = float(values[0])
     return Spectrum(values, total, total / top if top > 0 else 0.0)
 
 
@@ -142,8 +153,7 @@ def drift(
     if method == "exact":
         before = gram(forward, params0, inputs, centred=centred, budget_bytes=budget_bytes)
         after = gram(forward, params1, inputs, centred=centred, budget_bytes=budget_bytes)
-        rotation, change = _compare(before.flatten()[None], after.flatten()[None])
-        return Drift(Estimate(rotation, 0.0, n), Estimate(change, 0.0, n))
+        return gram_drift(before, after)
     products: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad(), differentiable():
         classes = class_count(forward, params0, inputs)
@@ -154,6 +164,18 @@ def drift(
                 product = kernel_product(forward, params, inputs, z, centred=centred, batch_size=batch_size)
                 store.append(product.flatten().double())
     return _jackknife(torch.stack(products[0]), torch.stack(products[1]))
+
+
+def gram_drift(before: Tensor, after: Tensor) -> Drift:
+    """Compare two Gram matrices [N, C, N, C] that are there already: S and relative change, as :func:`drift`.
+
+    Raises:
+        InputError: a kernel that is 0.
+
+    Source: docs/theory.md, section 6. Status: exact for the given examples.
+    """
+    rotation, change = _compare(before.flatten()[None], after.flatten()[None])
+    return Drift(Estimate(rotation, 0.0, len(before)), Estimate(change, 0.0, len(before)))
 
 
 def _compare(first: Tensor, second: Tensor) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 LARGE = 100_000
@@ -36,6 +35,7 @@ def largest_eigenvalues(
     Returns:
         [k], float64. Status: exact up to the tolerance.
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh  # as in bounds.divergences
 
     def matvec(vector: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)).to(like)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bounds.autodiff import check_displacement, check_inputs, check_params, differentiable
 from bounds.kernel_matrix import gram
-from bounds.kernel_spectrum import Drift, Spectrum, drift, spectrum
+from bounds.kernel_spectrum import Drift, Spectrum, drift, gram_drift, gram_spectrum, spectrum
 from bounds.kernel_trace import KernelTrace, example_blocks, trace
 from bounds.products import BATCH_SIZE, centre, push_forward
 from bounds.types import Forward, Inputs, Params
@@ -24,6 +24,8 @@ __all__ = [
     "drift",
     "example_blocks",
     "gram",
+    "gram_drift",
+    "gram_spectrum",
     "quadratic_form",
     "spectrum",
     "trace",

@@ -1,7 +1,8 @@
 """Speed and memory of the toolkit, as ratios that do not depend on the machine.
 
 ``python -m diagnostics.benchmark bounds`` measures the products of docs/theory.md's kernel terms on randomly
-initialised CLIP towers, ``... merge`` a step of a learned merge against the plain passes of its network.
+initialised CLIP towers, ``... merge`` a step of a learned merge against the plain passes of its network,
+``... memory`` its memory with mapped task vectors against the number of tasks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from merging.commands import run
 app = SubcommandApp()
 app.command(benchmark_bounds.measure, name="bounds")
 app.command(benchmark_merge.measure, name="merge")
+app.command(benchmark_merge.memory, name="memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ class Case:
 
     ``ratio`` is step_seconds / floor_seconds, the floor being as many plain passes as the step takes; ``bytes_read``
     counts the task vectors read in a step; ``peak_private_bytes`` is the most memory of the process that belongs to no
-    file, during a step (with task vectors in memory, they are in it).
+    file, from the teachers' scores to the end of a step (with task vectors in memory, they are in it).
     """
 
     model: str
@@ -114,6 +116,55 @@ def measure(
     _show(cases)
 
 
+def memory(
+    model: str = "ViT-B-32",
+    tasks: tuple[int, ...] = (2, 20),
+    batch: int = 2,
+    storage: Precision = "float32",
+    folder: Path = Path(),
+    threads: int = 0,
+) -> None:
+    """Measure the peak private memory of a SAM step with mapped task vectors, for each number of tasks.
+
+    Each number is measured in a process of its own; "private" is memory that belongs to no file (RssAnon).
+
+    Args:
+        model: open_clip model whose visual tower is merged (random weights).
+        tasks: numbers of experts.
+        batch: examples of each task in a step.
+        storage: precision of the task vectors.
+        folder: where the mapped files are made, one after the other, and removed.
+        threads: torch threads (0: torch's default).
+    """
+    table = Table(
+        "tasks", "file (GB)", "private peak (MiB)", "ratio to the first", "step (s)", title=f"{model}, {storage}"
+    )
+    first = None
+    for count in track(tasks, "numbers of tasks"):
+        options = {
+            "model": model,
+            "tasks": count,
+            "batch": batch,
+            "storages": storage,
+            "perturbations": "coefficients",
+            "place": "mapped",
+            "folder": folder,
+            "threads": threads,
+            "json-out": "-",
+        }
+        arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+        command = [sys.executable, "-m", "diagnostics.benchmark", "merge", "--no-floor", *arguments]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            refuse(f"{count} tasks", expected="a finished run", got=finished.stderr.strip()[-200:], cure="mend it")
+        case = json.loads(finished.stdout)[0]
+        peak = case["peak_private_bytes"]
+        first = first or peak
+        size = f"{case['file_bytes'] / 1e9:.1f}"
+        table.add_row(str(count), size, f"{peak / MIB:.0f}", f"{peak / first:.3f}", f"{case['step_seconds']:.1f}")
+    console().print(table)
+
+
 class _Experts:
     """Generated task vectors of a tower, tasks with random images, and the plain network."""
 
@@ -153,8 +204,11 @@ def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_f
         perturbation=perturbation, batch=experts.batch, examples=len(experts.images), learning_rate=1e-4
     )
     execution = Execution(autocast=experts.autocast)
-    problem = prepare(experts.vectors, experts.tasks, settings, execution)
-    state = init(problem)
+    before = private_bytes()
+    with peak_memory(private_bytes) as growth:
+        problem = prepare(experts.vectors, experts.tasks, settings, execution)
+        state = init(problem)
+        update(problem, state)
     passes = int(PERTURBATIONS[perturbation].passes)
     leaves = {name: value.detach().clone().requires_grad_() for name, value in experts.vectors.base.items()}
 
@@ -165,9 +219,6 @@ def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_f
         for _ in range(passes):
             _plain_pass(experts.forward, leaves, experts.images, problem.teacher_scores, experts.batch, execution)
 
-    before = private_bytes()
-    with peak_memory(private_bytes) as growth:
-        step()
     floor, taken = seconds(plain, step, repeats=repeats) if with_floor else (float("nan"), *seconds(step, repeats=1))
     size = sum(tensor.nbytes for tensor in experts.vectors.stacked.values())
     return Case(

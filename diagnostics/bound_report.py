@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -16,18 +15,20 @@ import torch
 import tyro
 
 from bounds.types import InputError, refuse
-from diagnostics.cache import Cache, digest, write
-from diagnostics.page import Drawings, draw, render
+from diagnostics.cache import Cache, write
+from diagnostics.figure_files import write_figures
+from diagnostics.page import draw, render
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
-from diagnostics.svg import standalone
 from diagnostics.text import print_report
 from diagnostics.workers import available
 from diagnostics.workspace import Subject, Workspace, check_device
 from merging import suites
 from merging.artifact import load
 from merging.commands import console, run, track
+from merging.processes import Processes, processes
+from merging.rows import silent
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] == "show":
         return show(arguments[1:])
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")
-    return run(lambda: report(command))
+    return run(lambda: report(tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")))
 
 
 def report(command: Command) -> None:
@@ -67,10 +67,21 @@ def report(command: Command) -> None:
     started = time.perf_counter()
     if command.json not in (None, "-"):
         _check_file(Path(command.json))
-    workspace = prepare(
-        command.merged, command.out, command.settings, command.alpha, command.device, command.workers, command.sections
-    )
-    result = build(workspace, command.sections, command.budget_seconds)
+    with processes() as together:
+        workspace = prepare(
+            command.merged,
+            command.out,
+            command.settings,
+            command.alpha,
+            command.device,
+            command.workers,
+            command.sections,
+            together,
+        )
+        result = build(workspace, command.sections, command.budget_seconds)
+    if together.rank:
+        return
+    workspace.cache = Cache(workspace.cache.folder)  # what follows is done by the first process alone
     text = json.dumps(to_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     figures = _write(result, text, command, workspace)
     if command.json == "-":
@@ -91,8 +102,9 @@ def prepare(
     device: str,
     workers: int | None,
     sections: Sequence[str] = (),
+    together: Processes | None = None,
 ) -> Workspace:
-    """Check everything that can be checked at once, and return the workspace.
+    """Check everything that can be checked at once, and return the workspace; ``together`` share its work.
 
     Raises:
         InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
@@ -103,7 +115,8 @@ def prepare(
     check_folder(out)
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
-    count = 1 if check_device(device) != "cpu" else workers or available()
+    together = together or Processes()
+    count = 1 if check_device(device) != "cpu" else workers or max(1, available() // together.on_this_machine)
     if count > 1:
         torch.set_num_threads(1)
     suite = subjects[0].artifact.suite
@@ -118,11 +131,11 @@ def prepare(
         subjects,
         lambda: suites.load(suite),
         settings,
-        Cache(out / "cache"),
+        Cache(out / "cache", together),
         alpha,
         workers=count,
         device=device,
-        track=track,
+        track=silent if together.rank else track,
     )
 
 
@@ -160,19 +173,15 @@ def _check_file(path: Path) -> None:
 
 
 def _write(result: Report, text: str, command: Command, workspace: Workspace) -> int:
-    """Write page, JSON and figures; drawings are kept in the cache. Returns the number of figures."""
+    """Write page, JSON and figures; return the number of figures."""
     command.out.mkdir(exist_ok=True)
-    numbers = {k: v for k, v in to_plain(result).items() if k != "provenance"}
-    drawings = workspace.cache.data(Drawings, "figures", digest(numbers), lambda: draw(result))
-    (command.out / "figures").mkdir(exist_ok=True)
-    for name, svg in drawings.figures.items():
-        write(command.out / "figures" / f"{name}.svg", standalone(svg).encode())
-        write(command.out / "figures" / f"{name}.png", base64.b64decode(drawings.pixels[name]))
+    drawings = draw(result, workspace.cache, workspace.workers)
+    write_figures(command.out / "figures", "report", drawings)
     write(command.out / "report.html", render(result, drawings).encode())
     write(command.out / "report.json", text.encode())
     if command.json not in (None, "-"):
         write(Path(command.json), text.encode())
-    return len(drawings.figures)
+    return len(drawings)
 
 
 @dataclass(frozen=True)

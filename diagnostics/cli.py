@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from diagnostics import bound_report, sweep
+from diagnostics import ablation, bound_report, sweep
 from merging.__main__ import main as merge
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
         "report the bound of merges (python -m diagnostics.bound_report); report show FILE prints a report.json",
     ),
     "sweep": (sweep.main, "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
+    "ablation": (ablation.main, "what each part of SAMerging is worth, over seeds (python -m diagnostics.ablation)"),
 }
 
 
@@ -32,3 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     got = repr(arguments[0]) if arguments else "nothing"
     print(f"error: command: expected {' or '.join(COMMANDS)}; got {got}; see mergebound --help", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -80,45 +80,48 @@ def losses(scores: Tensor, labels: Tensor) -> Tensor:
     return -picked.reshape(-1, len(labels)).mean(dim=0)
 
 
-def measure(
+def products(
     task: Task,
+    test: Sample,
     own: int,
     base: Params,
     displacements: Sequence[Params],
     blocks: Blocks,
     *,
-    held_out: int,
     kernel: int,
     train: int,
     seed: int,
-) -> LinearTask:
-    """Linearise one task at θ_0.
+) -> dict[str, Tensor]:
+    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``.
 
     Args:
         task: the task.
+        test: its held-out examples.
         own: the index of its expert's displacement.
         base: θ_0.
         displacements: D directions in weight space.
         blocks: partition for kernels.
-        held_out: examples N of the test split (all if fewer).
         kernel: examples M of S_t for the trace of the kernel.
         train: subsample of S_t for the expert's own risk.
-        seed: of the subsamples.
+        seed: of the subsample.
     """
-    test, sample = subsample(task.test, held_out, seed), subsample(task.train, train, seed)
+    sample = subsample(task.train, train, seed)
     scores0, tangents = jvp_scores(task.forward, base, test.inputs, displacements)
     train0, own_tangent = jvp_scores(task.forward, base, sample.inputs, [displacements[own]])
     traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
     assert sample.labels is not None
-    return LinearTask(
-        held_out=test,
-        scores0=scores0.double().cpu(),
-        tangents=tangents.double().cpu(),
-        kernel=ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double().cpu(),
-        train_scores=(train0 + own_tangent[0]).double().cpu(),
-        train_labels=sample.labels.cpu(),
-        train_trace=traced.values.double().cpu(),
-    )
+    return {
+        "scores0": scores0.double().cpu(),
+        "tangents": tangents.double().cpu(),
+        "train_scores": (train0 + own_tangent[0]).double().cpu(),
+        "train_labels": sample.labels.cpu(),
+        "train_trace": traced.values.double().cpu(),
+    }
+
+
+def kernels(task: Task, test: Sample, base: Params, blocks: Blocks) -> Tensor:
+    """K_b(x, x) [N, B, C, C] of examples, centred, on the CPU."""
+    return ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double().cpu()
 
 
 def subsample(sample: Sample, size: int, seed: int) -> Sample:

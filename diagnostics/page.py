@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,27 +10,66 @@ import jinja2
 from markupsafe import Markup
 
 from bounds.types import Estimate
-from diagnostics.report import SECTIONS, Report, settings_table
+from diagnostics.cache import Cache, digest
+from diagnostics.path import SweepPoint
+from diagnostics.report import SECTIONS, MergeReport, Report, settings_table
 from diagnostics.svg import on_page
+from diagnostics.workers import each
 
 
 @dataclass(frozen=True)
-class Drawings:
-    """Figures by name: as SVG with placeholder colours, and as PNG on white in base 64."""
+class Drawing:
+    """One figure: as SVG with placeholder colours, and as PNG on white in base 64."""
 
-    figures: Mapping[str, str]
-    pixels: Mapping[str, str]
-
-
-def draw(report: Report) -> Drawings:
-    """Draw every figure of the report."""
-    from diagnostics.figures import draw_all  # matplotlib takes a second to import, and a cached report needs none
-
-    images = draw_all(report)
-    return Drawings({name: svg for name, (svg, _) in images.items()}, {name: png for name, (_, png) in images.items()})
+    svg: str
+    png: str
 
 
-def render(report: Report, drawings: Drawings) -> str:
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "terms": ("bound", "accuracy"),
+    "cross_risk": ("heterogeneity",),
+    "flatness": ("flatness",),
+    "kernel": ("entk",),
+    "ladder": ("distillation",),
+    "certificates": ("certificates",),
+    "sweep": ("sweep", "bound"),
+    "controls": ("sweep",),
+}
+"""Figure -> the sections that it shows; without the first there is none."""
+
+
+def draw(report: Report, cache: Cache, workers: int = 1) -> dict[str, Drawing]:
+    """Return every figure of the report, name-merge -> drawing; only those whose numbers changed are drawn anew."""
+    wanted: dict[str, tuple[str, MergeReport]] = {}
+    keys: dict[str, str] = {}
+    for index, merge in enumerate(report.merges):
+        for name, sections in FIGURES.items():
+            if getattr(merge, sections[0]) is None or (name == "cross_risk" and index):
+                continue  # the cross-risk is the experts': one for all merges
+            label = f"{name}-{index + 1}"
+            wanted[label] = name, merge
+            keys[label] = digest(report.tasks, report.settings, [getattr(merge, section) for section in sections])
+    new = [label for label in wanted if not cache.has(f"figure-{label}", keys[label])]
+    made = dict(zip(new, _drawn(report, wanted, new, workers), strict=True)) if new else {}
+    return {
+        label: cache.data(Drawing, f"figure-{label}", key, lambda label=label: made[label])
+        for label, key in keys.items()
+    }
+
+
+def _drawn(
+    report: Report, wanted: Mapping[str, tuple[str, MergeReport]], labels: Sequence[str], workers: int
+) -> Iterator[Drawing]:
+    from diagnostics.figures import draw_figure  # matplotlib takes a second to import, and a cached report needs none
+
+    def one(label: str) -> tuple[str, str]:
+        name, merge = wanted[label]
+        return draw_figure(name, label, report, merge)
+
+    return (Drawing(*images) for images in each(one, labels, workers=workers))
+
+
+def render(report: Report, drawings: Mapping[str, Drawing]) -> str:
     """Return the page.
 
     Raises:
@@ -43,14 +82,21 @@ def render(report: Report, drawings: Drawings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, estimate=estimate, percent=percent, signed=signed, fixed=fixed)
-    figures = {name: Markup(on_page(svg)) for name, svg in drawings.figures.items()}
+    environment.filters.update(
+        number=number, estimate=estimate, percent=percent, signed=signed, fixed=fixed, at_merge=at_merge
+    )
+    figures = {name: Markup(on_page(drawing.svg)) for name, drawing in drawings.items()}
     return environment.get_template("report.html.j2").render(
         report=report,
         figures=figures,
         titles={n: r.title for n, r in SECTIONS.items()},
         settings=settings_table(report.settings),
     )
+
+
+def at_merge(points: Sequence[SweepPoint]) -> SweepPoint:
+    """Return the point of a path closest to s = 1."""
+    return min(points, key=lambda point: abs(point.s - 1))
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -23,7 +23,9 @@ class SweepPoint:
 
     ``risk`` and ``error`` are the real network's on the held-out subsample, ``linear_risk`` is f^lin's; ``bounds`` maps
     a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to
-    bound - risk; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats.
+    bound - risk; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats. Where they
+    were asked for (else None), α-weighted means over tasks: ``rotation`` S(K_0, K_s) and ``relative_change``
+    ‖K_s - K_0‖/‖K_0‖ of the kernel, ``sharpness`` the increase of the risk (nats) along the SAM step of radius ρ.
     """
 
     s: float
@@ -36,6 +38,9 @@ class SweepPoint:
     bounds: Mapping[str, float]
     gaps: Mapping[str, float]
     terms: Mapping[str, Mapping[str, float]]
+    rotation: float | None = None
+    relative_change: float | None = None
+    sharpness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,15 @@ class Path:
     worlds: Sequence[linear_world.LinearTask]
     displacement: Params
 
+    def weights(self, s: float) -> Params:
+        """Return θ(s)."""
+        return combine(self.suite.task_vectors.base, self.displacement, s)
+
     def bounds(self, s: float, network: merge_terms.NetworkAtPoint | None = None) -> tuple[tuple[Bound, ...], AtPoint]:
         """Return the three readings at s, and what they were made of; ``network`` if it is known there already."""
         side = self.side
         if network is None:
-            theta = combine(self.suite.task_vectors.base, self.displacement, s)
-            network = merge_terms.network_at(self.suite.tasks, self.worlds, theta, side.centre)
+            network = merge_terms.network_at(self.suite.tasks, self.worlds, self.weights(s), side.centre)
         assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.alpha, side.beta)
         linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.alpha, side.beta)
         transfer = merge_terms.transfer_terms(self.worlds, network, s, side.alpha)

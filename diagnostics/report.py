@@ -38,7 +38,7 @@ from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.workspace import Subject, Workspace
 
-SCHEMA = "mergebound.report/2"
+SCHEMA = "mergebound.report/3"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class SectionRow:
 
 
 _BOUND = ("held_out", "kernel", "train", "draws", "weight_draws", "delta", "seed")
+_SWEEP = (*_BOUND, "points", "control_points", "control_experts", "tolerance")
 SECTIONS: Mapping[str, SectionRow] = {
     "accuracy": SectionRow(Accuracy, accuracy.compute, (), "Accuracy and risk"),
     "bound": SectionRow(BoundSection, bound.compute, _BOUND, "Bound"),
@@ -61,7 +62,7 @@ SECTIONS: Mapping[str, SectionRow] = {
     "certificates": SectionRow(
         CertificateSection, certificates.compute, ("delta", "gibbs_draws", "seed"), "Certificates", looks_at_all=True
     ),
-    "sweep": SectionRow(SweepSection, sweep.compute, (*_BOUND, "points", "control_points", "tolerance"), "Distance"),
+    "sweep": SectionRow(SweepSection, sweep.compute, _SWEEP, "Distance"),
     "flatness": SectionRow(FlatnessSection, flatness.compute, ("held_out", "hessian", "rho", "seed"), "Flatness"),
     "entk": SectionRow(KernelSection, entk.compute, (*_BOUND, "gram"), "Neural tangent kernel"),
 }
@@ -195,7 +196,7 @@ def _sizes(workspace: Workspace) -> Splits:
     return Splits(
         tuple(
             TaskSizes(name, t["classes"], t["sizes"])
-            for name, t in zip(workspace.names, workspace.teachers(), strict=True)
+            for name, t in zip(workspace.names, workspace.facts(), strict=True)
         )
     )
 
@@ -252,10 +253,11 @@ class _Clock:
         self, label: str, make: Callable[[], Any], kind: type, key: str, workspace: Workspace, name: str | None = None
     ) -> Any:
         name, started = name or label, time.perf_counter()
-        if not workspace.cache.has(name, key) and self._budget is not None and started - self._begun >= self._budget:
+        cached = workspace.cache.has(name, key)
+        spent = workspace.cache.processes.broadcast(started - self._begun)
+        if not cached and self._budget is not None and spent >= self._budget:
             self.missing[label] = f"the budget of {self._budget:g} s was spent; run again to go on"
             return None
-        cached = workspace.cache.has(name, key)
         value = workspace.cache.data(kind, name, key, make)
         if not cached:
             self.seconds[label] = time.perf_counter() - started

@@ -13,8 +13,10 @@ SIGMA_GRID = tuple(1e-4 * 2.0 ** (k / 2) for k in range(27))
 """Absolute grid of σ, ratio 2 in σ²: 1e-4 to 0.82."""
 GAMMA = 0.5
 """Smoothness γ of cross-entropy in the scores."""
-COEFFICIENT_SCALES = (0.03, 0.1, 0.3)
-"""Absolute list of s in (10)."""
+COEFFICIENT_SCALES = (0.01, 0.3)
+"""Absolute list of s in (10) for the priors that are free of data: for merges at such a prior, and for others."""
+OWN_SCALE = 0.01
+"""s in (10) for a prior at λ̂, where KL = 0 whatever s: small, so that the randomised merge errs like the merge."""
 UNIFORM_PRIORS = ("1/T", "0.3")
 """Data-free prior means of (10), every coefficient alike: plain averaging and the customary scale."""
 
@@ -36,12 +38,14 @@ class Settings:
     points: int = 9
     """Points of the distance sweep over s in [0, 2]."""
     control_points: int = 3
-    """Points of the sweep's control paths (to an expert, in a random direction), over s in [0, 2] too."""
+    """Points of the sweep's control paths (to experts, in a random direction), over s in [0, 2] too."""
+    control_experts: int = 8
+    """Experts whose path is swept as a control: all, or so many from the nearest to the farthest."""
     gram: int = 4
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
     hessian: int = 2
     """Test examples for the top Hessian eigenvalue of each task."""
-    gibbs_draws: int = 3
+    gibbs_draws: int = 2
     """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""
     rho: float = 0.05
     """Radius of the sharpness, in weights and in coefficients."""
@@ -63,6 +67,7 @@ class Settings:
             "weight_draws": 1,
             "points": 3,
             "control_points": 2,
+            "control_experts": 1,
             "gram": 1,
             "hessian": 1,
             "gibbs_draws": 1,

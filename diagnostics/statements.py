@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bounds.single_model import READINGS
-from diagnostics.settings import COEFFICIENT_SCALES, ETA_GRID, GAMMA, SIGMA_GRID, UNIFORM_PRIORS, Settings
+from diagnostics.settings import COEFFICIENT_SCALES, ETA_GRID, GAMMA, OWN_SCALE, SIGMA_GRID, UNIFORM_PRIORS, Settings
 from merging.evaluation import MODELS, mean
 
 if TYPE_CHECKING:
@@ -115,9 +115,10 @@ def ledger(merges: Sequence[MergeReport], settings: Settings) -> tuple[Assumptio
             )
     if any(m.certificates and m.certificates.gibbs for m in merges):
         priors = (
-            f"λ_prior in {{{', '.join(UNIFORM_PRIORS)}}} and λ̂ where the split is unused; s in {COEFFICIENT_SCALES}"
+            f"λ_prior in {{{', '.join(UNIFORM_PRIORS)}}} with s in {COEFFICIENT_SCALES}; "
+            f"λ̂ with s = {OWN_SCALE:g} where the split is unused"
         )
-        lines.append(Assumption("list of priors in (10)", priors, "fixed in the code; ln G is paid"))
+        lines.append(Assumption("lists of priors in (10)", priors, "fixed in the code; each pays its ln G out of δ/2"))
     return tuple(lines)
 
 

@@ -1,5 +1,7 @@
 """``python -m diagnostics.sweep --merged out.pt``: every reading of the bound against the distance from θ_0.
 
+Per point: risk and error, every reading with its terms and gap, ε⁺, residual, drift of the kernel, sharpness.
+
 Paths: θ_0 → θ_m, θ_0 → experts, and as control random directions with the norm of θ_m - θ_0 on every tensor.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -20,8 +23,12 @@ import tyro
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
 from diagnostics.cache import write
+from diagnostics.figure_files import write_figures
+from diagnostics.page import Drawing
+from diagnostics.plain import to_plain
 from diagnostics.sections.sweep import (
     Direction,
+    Local,
     Mode,
     SweepSection,
     expert_direction,
@@ -37,20 +44,24 @@ from merging.commands import console, run
 
 @dataclass(frozen=True)
 class Command:
-    """Sweep the distance from the pretrained weights: sweep.csv, a figure per path and terminal tables."""
+    """Sweep the distance from the pretrained weights: sweep.csv, sweep.json, a figure per path and terminal tables."""
 
     merged: Path
     """The artifact made by python -m merging."""
     out: Path = Path("report")
-    """Folder for sweep.csv, figures and the cache (shared with the report)."""
+    """Folder for sweep.csv, sweep.json, figures and the cache (shared with the report)."""
     mode: Mode = "weights"
     """weights: θ_0 + s(θ_m - θ_0). coefficients: the merge of s·λ, for merges that have a λ."""
     s: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     """Grid of s, the same on every path."""
-    experts: tuple[str, ...] = ()
-    """Tasks whose expert's path is swept too; all for every one (default: none)."""
+    experts: tuple[str, ...] = ("all",)
+    """Tasks whose expert's path is swept too; all for every one, none for no one."""
     random_directions: int = 1
     """Number of random control directions."""
+    drift: bool = True
+    """Measure how far the kernel turns and changes at every point: about twice the time of the bounds."""
+    sharpness: bool = True
+    """Measure the sharpness at every point: about the time of the bounds once more."""
     device: str = "cpu"
     """Device of PyTorch, e.g. cuda."""
     workers: int | None = None
@@ -62,8 +73,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")
-    return run(lambda: _main(command))
+    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")))
 
 
 def _main(command: Command) -> None:
@@ -71,16 +81,19 @@ def _main(command: Command) -> None:
     if command.random_directions < 0:
         refuse("random directions", expected="0 or more", got=command.random_directions, cure="0 leaves them out")
     workspace = prepare([command.merged], command.out, command.settings, command.alpha, command.device, command.workers)
-    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace), command.mode)
+    local = Local(command.drift, command.sharpness)
+    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace), command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)
     write(command.out / "sweep.csv", as_csv(section).encode())
+    text = json.dumps(to_plain(section), indent=1, ensure_ascii=False, allow_nan=False)
+    write(command.out / "sweep.json", f"{text}\n".encode())
     _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
         output.print(sweep_table(path, section.examples))
         output.print()
-    output.print(f"{command.out / 'sweep.csv'} and {len(section.paths)} figures", highlight=False)
+    output.print(f"{command.out / 'sweep.csv'}, sweep.json and {len(section.paths)} figures", highlight=False)
 
 
 def check_grid(grid: Sequence[float]) -> None:
@@ -96,9 +109,10 @@ def check_grid(grid: Sequence[float]) -> None:
 
 def _directions(command: Command, workspace: Workspace) -> list[Direction]:
     names, subject = list(workspace.names), workspace.subjects[0]
-    unknown = [e for e in command.experts if e not in names and e != "all"]
-    if unknown:
-        refuse("experts", expected="all or " + " or ".join(names), got=unknown, cure="name tasks of the suite")
+    unknown = [e for e in command.experts if e not in (*names, "all", "none")]
+    if unknown or (len(command.experts) > 1 and {"all", "none"} & {*command.experts}):
+        expected = f"all, none, or some of {', '.join(names)}"
+        refuse("experts", expected=expected, got=unknown or list(command.experts), cure="name tasks of the suite")
     chosen = [i for i, name in enumerate(names) if name in command.experts or "all" in command.experts]
     return [
         merge_direction(workspace, subject, command.s, command.mode),
@@ -108,25 +122,28 @@ def _directions(command: Command, workspace: Workspace) -> list[Direction]:
 
 
 def as_csv(section: SweepSection) -> str:
-    """Return a row per path, s and reading: the bound, its gap to the measured risk, every term. Risks in nats."""
+    """Return a row per path, s and reading: the bound, its gap to the measured risk, every term. Risks in nats.
+
+    A column that was not measured (or a radius beyond the path) is empty.
+    """
     terms = list(
         dict.fromkeys(name for path in section.paths for p in path.points for row in p.terms.values() for name in row)
     )
     fixed = (
         "path", "kind", "s", "distance", "ntk_radius", "tolerance", "examples_per_task", "risk", "risk_stderr", "error",
-        "linear_risk", "transfer_error", "residual", "reading", "bound", "gap",
+        "linear_risk", "transfer_error", "residual", "kernel_rotation", "kernel_relative_change", "sharpness",
+        "gram_examples_per_task", "rho", "reading", "bound", "gap",
     )  # fmt: skip
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*fixed, *(f"term: {name}" for name in terms)])
     for path in section.paths:
-        radius = "" if path.ntk_radius is None else path.ntk_radius
         for p in path.points:
             for reading, value in p.bounds.items():
                 row = (
-                    path.name, path.kind, p.s, p.distance, radius, path.tolerance, section.examples, p.risk.value,
-                    p.risk.stderr, p.error, p.linear_risk.value, p.transfer.value, p.residual, reading, value,
-                    p.gaps[reading],
+                    path.name, path.kind, p.s, p.distance, path.ntk_radius, path.tolerance, section.examples,
+                    p.risk.value, p.risk.stderr, p.error, p.linear_risk.value, p.transfer.value, p.residual, p.rotation,
+                    p.relative_change, p.sharpness, section.gram_examples, section.rho, reading, value, p.gaps[reading],
                 )  # fmt: skip
                 writer.writerow([*row, *(p.terms[reading].get(name, "") for name in terms)])
     return out.getvalue()
@@ -134,14 +151,13 @@ def as_csv(section: SweepSection) -> str:
 
 def _write_figures(section: SweepSection, trivial: float, folder: Path) -> None:
     from diagnostics.figures.curves import draw_path
-    from diagnostics.figures.style import as_element
-    from diagnostics.svg import standalone
+    from diagnostics.figures.style import as_images
 
-    (folder / "figures").mkdir(exist_ok=True)
+    drawings = {}
     for index, path in enumerate(section.paths):
         name = f"path-{index + 1}-{path.kind}"
-        svg = as_element(lambda path=path: draw_path(section, path, trivial), name)
-        write(folder / "figures" / f"{name}.svg", standalone(svg).encode())
+        drawings[name] = Drawing(*as_images(lambda path=path: draw_path(section, path, trivial), name))
+    write_figures(folder / "figures", "sweep", drawings)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bounds.types import Estimate
+from diagnostics.path import SweepPoint
 from diagnostics.report import MergeReport, Report
 from diagnostics.sections.sweep import SweepPath
 from merging.evaluation import accuracy_table
@@ -139,14 +140,20 @@ def sweep_table(path: SweepPath, examples: int) -> Table:
     table = Table(
         title=f"{path.name}: along θ_0 + s·d, n = {examples} per task; residual {path.tolerance:g} crossed {radius}"
     )
+    extra: Mapping[str, Callable[[SweepPoint], float | None]] = {
+        "rotation S": lambda p: p.rotation,
+        "‖ΔK‖/‖K_0‖": lambda p: p.relative_change,
+        "sharpness": lambda p: p.sharpness,
+    }
+    measured = {name: of for name, of in extra.items() if of(path.points[0]) is not None}
     columns = ("s", "distance", "risk", "error %", "assumed-linear", "linearised", "corrected", "ε⁺", "residual")
-    for column in columns:
+    for column in (*columns, *measured):
         table.add_column(column, justify="right")
     for p in path.points:
         bounds = [f"{value:.2f}" for value in p.bounds.values()]
         table.add_row(
             f"{p.s:.2f}", f"{p.distance:.2f}", f"{p.risk.value:.3f}", f"{100 * p.error:.1f}", *bounds,
-            f"{p.transfer.value:.3f}", f"{p.residual:.3f}",
+            f"{p.transfer.value:.3f}", f"{p.residual:.3f}", *(f"{of(p):.3f}" for of in measured.values()),
         )  # fmt: skip
     return table
 

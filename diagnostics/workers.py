@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 
-from bounds.autodiff import MEMORY_VARIABLE, memory_budget
+from bounds.autodiff import MEMORY_VARIABLE, memory_budget, without_jit_warning
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 """Wraps an iterable of steps to show how far it is: (steps, description) -> the same steps."""
@@ -30,6 +32,15 @@ def available() -> int:
     if "fork" not in multiprocessing.get_all_start_methods():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def warm_up() -> None:
+    """Let PyTorch import what its first derivatives need (900 modules, 2 s): before forking, not in every process."""
+    one = torch.ones(1)
+    with without_jit_warning():
+        torch.func.jvp(torch.sin, (one,), (one,))
+    torch.vmap(torch.func.vjp(torch.sin, one)[1])(one[None])
 
 
 def each(
@@ -63,6 +74,7 @@ def each(
 
 
 def _start(memory: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's: it ends the pool, in one line
     torch.set_num_threads(1)
     os.environ[MEMORY_VARIABLE] = memory
 

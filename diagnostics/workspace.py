@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from diagnostics.cache import Cache, digest, digest_params
 from diagnostics.merge_terms import NetworkAtPoint
 from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.settings import Settings
-from diagnostics.workers import Track, each, silent
+from diagnostics.workers import Track, each, silent, warm_up
 from merging.artifact import MergeArtifact
 from merging.params import combine, partition, subtract
 from merging.suites import Suite
@@ -49,6 +49,16 @@ class Subject:
         lam = {} if artifact.coefficients is None else {"λ": artifact.coefficients}
         described = (artifact.method, artifact.suite, artifact.settings, artifact.sources, artifact.history)
         return digest(digest_params(artifact.merged), digest_params(lam), *described)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Independent pieces of work ``function(0..count-1)``, each kept under (name, key) and its number."""
+
+    name: str
+    key: str
+    function: Callable[[int], Mapping[str, Any]]
+    count: int
 
 
 def check_match(suite: Suite, artifact: MergeArtifact) -> None:
@@ -111,6 +121,12 @@ class Workspace:
             check_match(suite, subject.artifact)
         return suite if self.device == "cpu" else _moved(suite, self.device)
 
+    def prepare(self) -> None:
+        """Load here what processes would otherwise load one by one after they are forked."""
+        _ = self.suite
+        if self.workers > 1:
+            warm_up()
+
     @property
     def vectors(self) -> TaskVectors:
         """θ_0 and the task vectors."""
@@ -134,60 +150,127 @@ class Workspace:
         artifact = self.subjects[0].artifact
         return digest(artifact.suite, artifact.sources, {name: getattr(self.settings, name) for name in settings})
 
-    def pieces(
-        self, name: str, key: str, function: Callable[[int], Mapping[str, Any]], count: int, what: str
-    ) -> list[Mapping[str, Any]]:
-        """Return ``function(0..count-1)``, each from the cache or computed and kept as soon as it is there."""
-        if (name, key) not in self._pieces:
-            found = [self.cache.load(f"{name}{i}", key) for i in range(count)]
-            missing = [i for i, piece in enumerate(found) if piece is None]
-            results = each(function, missing, workers=self.workers, track=self.track, what=what)
-            for position, result in enumerate(results):
-                self.cache.save(f"{name}{missing[position]}", key, result)
-                found[missing[position]] = result
-            self._pieces[name, key] = found
-        return self._pieces[name, key]
+    def pieces(self, wanted: Pieces, what: str) -> list[Mapping[str, Any]]:
+        """Return the pieces, each from the cache or computed and kept as soon as it is there."""
+        return self.gather([wanted], what)[0]
+
+    def gather(self, groups: Sequence[Pieces], what: str) -> list[list[Mapping[str, Any]]]:
+        """Return the pieces of every group; what is missing is spread over the processes together.
+
+        Processes that torchrun started go through the same program: each computes its share, and all get everything.
+        """
+        processes = self.cache.processes
+        todo: list[tuple[Pieces, int]] = []
+        kept: dict[tuple[str, str], list[Any]] = {}
+        for group in groups:
+            place = group.name, group.key
+            if place not in self._pieces and place not in kept:
+                kept[place] = [self.cache.load(f"{group.name}{i}", group.key) for i in range(group.count)]
+                todo += [(group, i) for i, piece in enumerate(kept[place]) if piece is None]
+        if todo:
+            self.prepare()
+        own = [job for job in range(len(todo)) if processes.mine(job)]
+
+        def compute() -> dict[int, Mapping[str, Any]]:
+            found = {}
+            results = each(
+                lambda job: todo[job][0].function(todo[job][1]), own, workers=self.workers, track=self.track, what=what
+            )
+            for job, result in zip(own, results, strict=True):
+                group, i = todo[job]
+                self.cache.save(f"{group.name}{i}", group.key, result)
+                found[job] = result
+            return found
+
+        for share in processes.gather(compute):
+            for job, result in share.items():
+                group, i = todo[job]
+                if not processes.mine(job):
+                    self.cache.save(f"{group.name}{i}", group.key, result)
+                kept[group.name, group.key][i] = result
+        self._pieces.update(kept)
+        return [self._pieces[group.name, group.key] for group in groups]
 
     # What no merge can change ----------------------------------------------------------------------------------------
 
-    def teachers(self) -> list[Mapping[str, Any]]:
-        """Per task: test scores of pretrained model and expert, the expert's on validation, labels, split sizes."""
-        return self.pieces("teachers", self.key(), self._teacher, len(self.names), "experts on their tasks")
+    def facts(self) -> list[Mapping[str, Any]]:
+        """Per task: labels of test and validation, number of classes, split sizes."""
+        return self.pieces(Pieces("facts", self.key(), self._facts, len(self.names)), "labels")
 
-    def _teacher(self, index: int) -> Mapping[str, Any]:
-        task, expert = self.suite.tasks[index], self.vectors.expert(index)
+    def _facts(self, index: int) -> Mapping[str, Any]:
+        task = self.suite.tasks[index]
         return {
-            "pretrained": _scores(task, self.vectors.base, task.test),
-            "expert": _scores(task, expert, task.test),
-            "validation": _scores(task, expert, task.validation),
             "test_labels": _labels(task.test),
             "validation_labels": _labels(task.validation),
             "classes": len(task.class_names),
             "sizes": {split: len(getattr(task, split)) for split in SPLITS},
         }
 
+    def teachers(self) -> list[Mapping[str, Any]]:
+        """Per task: its facts, test scores of pretrained model and expert, the expert's on validation."""
+        pretrained, experts, *_ = self._scores()
+        return [
+            {**fact, "pretrained": base["test"], "expert": expert["test"], "validation": expert["validation"]}
+            for fact, base, expert in zip(self.facts(), pretrained, experts, strict=True)
+        ]
+
+    def merged(self, subject: Subject) -> list[Mapping[str, Any]]:
+        """Per task: the merged model's scores on test and validation."""
+        return self._scores()[2 + list(self.subjects).index(subject)]
+
+    def _scores(self) -> list[list[Mapping[str, Any]]]:
+        """Scores of pretrained model, experts and all merges, per task, in one round of work."""
+        both = ("test", "validation")
+        models: list[tuple[str, str, Sequence[str], Callable[[int], Params]]] = [
+            ("pretrained", self.key(), ("test",), lambda _: self.vectors.base),
+            ("expert", self.key(), both, lambda index: self.vectors.expert(index)),
+        ]
+        models += [
+            ("merged", digest(self.key(), s.key), both, lambda _, subject=s: self.weights(subject))
+            for s in self.subjects
+        ]
+
+        def scores(index: int, splits: Sequence[str], theta: Callable[[int], Params]) -> Mapping[str, Any]:
+            task = self.suite.tasks[index]
+            return {split: _scores(task, theta(index), getattr(task, split)) for split in splits}
+
+        groups = [
+            Pieces(name, key, partial(scores, splits=splits, theta=theta), len(self.names))
+            for name, key, splits, theta in models
+        ]
+        return self.gather(groups, "scores of all models")
+
     @cached_property
     def trivial_risk(self) -> float:
         """Σ_t α_t ln C_t: the cross-entropy of knowing nothing."""
-        return sum(a * math.log(t["classes"]) for a, t in zip(self.alpha, self.teachers(), strict=True))
+        return sum(a * math.log(t["classes"]) for a, t in zip(self.alpha, self.facts(), strict=True))
+
+    @cached_property
+    def centre(self) -> Params:
+        """θ_β = θ_0 + Σ_j β_j τ_j."""
+        centre = self.vectors.base
+        for delta, weight in zip(self.vectors.deltas, self.beta, strict=True):
+            centre = combine(centre, delta, weight)
+        return centre
 
     @cached_property
     def experts(self) -> ExpertSide:
         """All that (5) knows before a merge is given."""
-        settings, vectors = self.settings, self.vectors
-        measured = ("held_out", "kernel", "train", "seed")
-        count, key = len(self.names), self.key(*measured)
+        settings, vectors, count = self.settings, self.vectors, len(self.names)
+        pieces, kernels = self.gather(self._linearisation(), "linearising at θ_0")
         worlds = [
-            linear_world.LinearTask(held_out=self.held_out(task), **{k: piece[k] for k in _WORLD})
-            for task, piece in zip(
-                self.suite.tasks, self.pieces("world", key, self._world, count, "linearising at θ_0"), strict=True
+            linear_world.LinearTask(
+                held_out=self.held_out(task),
+                kernel=torch.cat([part["kernel"] for part in kernels[i * PARTS : (i + 1) * PARTS]]),
+                **{name: pieces[i][name] for name in _WORLD},
             )
+            for i, task in enumerate(self.suite.tasks)
         ]
         sizes = [len(task.train) for task in self.suite.tasks]
         linear, posteriors = expert_side.linearised(worlds, vectors, sizes, self.blocks, settings)
         sigmas = [statistics.sigma for statistics in linear.statistics]
-        key = digest(self.key(*measured, "weight_draws"), sigmas)
-        drawn = self.pieces("draws", key, lambda j: self._draw(j, sigmas), count, "sampling posteriors")
+        key = digest(self.key("held_out", "kernel", "train", "seed", "weight_draws"), sigmas)
+        drawn = self.pieces(Pieces("draws", key, lambda j: self._draw(j, sigmas), count), "sampling posteriors")
         draws = network_world.PosteriorDraws(
             [[piece["scores"][i] for piece in drawn] for i in range(count)],
             [piece["gradients"] for piece in drawn],
@@ -195,27 +278,36 @@ class Workspace:
             [piece["own"] for piece in drawn],
         )
         assumed = expert_side.assumed_linear(linear, draws, sizes)
-        centre = vectors.base
-        for delta, weight in zip(vectors.deltas, self.beta, strict=True):
-            centre = combine(centre, delta, weight)
+        risk = self.trivial_risk
         return ExpertSide(
-            worlds, posteriors, draws, linear, assumed, centre, self.alpha, self.beta, settings.delta, self.trivial_risk
+            worlds, posteriors, draws, linear, assumed, self.centre, self.alpha, self.beta, settings.delta, risk
         )
 
-    def _world(self, index: int) -> Mapping[str, Any]:
-        settings = self.settings
-        world = linear_world.measure(
-            self.suite.tasks[index],
-            index,
-            self.vectors.base,
-            self.vectors.deltas,
-            self.blocks,
-            held_out=settings.held_out,
-            kernel=settings.kernel,
-            train=settings.train,
-            seed=settings.seed,
-        )
-        return {name: getattr(world, name) for name in _WORLD}
+    def _linearisation(self) -> list[Pieces]:
+        """Return the linearised tasks: Jacobian products, and kernels in PARTS parts, which take longest."""
+        settings, key, count = self.settings, self.key("held_out", "kernel", "train", "seed"), len(self.names)
+
+        def products(index: int) -> Mapping[str, Any]:
+            return linear_world.products(
+                self.suite.tasks[index],
+                self.held_out(self.suite.tasks[index]),
+                index,
+                self.vectors.base,
+                self.vectors.deltas,
+                self.blocks,
+                kernel=settings.kernel,
+                train=settings.train,
+                seed=settings.seed,
+            )
+
+        def kernel(piece: int) -> Mapping[str, Any]:
+            task = self.suite.tasks[piece // PARTS]
+            sample = self.held_out(task)
+            size, part = -(-len(sample) // PARTS), piece % PARTS
+            few = sample.take(slice(part * size, (part + 1) * size))
+            return {"kernel": linear_world.kernels(task, few, self.vectors.base, self.blocks)}
+
+        return [Pieces("products", key, products, count), Pieces("kernel", key, kernel, count * PARTS)]
 
     def _draw(self, index: int, sigmas: Sequence[Sequence[float]]) -> Mapping[str, Any]:
         settings, tasks, count = self.settings, self.suite.tasks, len(self.names)
@@ -239,53 +331,52 @@ class Workspace:
 
     # What belongs to one merge ---------------------------------------------------------------------------------------
 
-    def merged(self, subject: Subject) -> list[Mapping[str, Any]]:
-        """Per task: the merged model's scores on test and validation."""
-
-        def one(index: int) -> Mapping[str, Any]:
-            task, theta = self.suite.tasks[index], self.weights(subject)
-            return {"test": _scores(task, theta, task.test), "validation": _scores(task, theta, task.validation)}
-
-        what = f"{subject.label}: test accuracy"
-        return self.pieces("merged", digest(self.key(), subject.key), one, len(self.names), what)
-
     def displacement(self, subject: Subject) -> Params:
         """θ_m - θ_0."""
         return subtract(self.weights(subject), self.vectors.base)
 
-    def path(self, key: str, displacement: Params, label: str) -> Path:
-        """Return the path θ_0 + s·d; J(x)d is measured once and kept under ``key``, which must identify d."""
+    def tangents(self, key: str, displacement: Params) -> Pieces:
+        """J(x)d of the held-out examples, per task, kept under ``key``, which must identify d."""
 
-        def tangents(index: int) -> Mapping[str, Any]:
+        def one(index: int) -> Mapping[str, Any]:
             task = self.suite.tasks[index]
             inputs = self.held_out(task).inputs
             return {
                 "tangents": jvp_scores(task.forward, self.vectors.base, inputs, [displacement])[1][0].double().cpu()
             }
 
-        key = digest(self.key("held_out", "seed"), key)
-        found = self.pieces("tangents", key, tangents, len(self.names), f"{label}: along the path")
-        worlds = [w.towards(piece["tangents"]) for w, piece in zip(self.experts.worlds, found, strict=True)]
+        return Pieces("tangents", digest(self.key("held_out", "seed"), key), one, len(self.names))
+
+    def path(self, displacement: Params, tangents: Sequence[Tensor]) -> Path:
+        """Return the path θ_0 + s·d, given J(x)d of every task."""
+        worlds = [w.towards(along) for w, along in zip(self.experts.worlds, tangents, strict=True)]
         return Path(self.suite, self.experts, worlds, displacement)
 
     def at_merge(self, subject: Subject) -> tuple[tuple[Bound, ...], AtPoint]:
         """Return the three readings at θ_m, and what they were made of."""
 
         def network(index: int) -> Mapping[str, Any]:
-            inputs = self.held_out(self.suite.tasks[index]).inputs
-            scores, tangents = network_world.along(
-                self.suite.tasks[index].forward, self.weights(subject), inputs, self.experts.centre
-            )
+            task = self.suite.tasks[index]
+            theta, inputs = self.weights(subject), self.held_out(task).inputs
+            scores, tangents = network_world.along(task.forward, theta, inputs, self.centre)
             return {"scores": scores, "tangents": tangents}
 
-        path = self.path(subject.key, self.displacement(subject), subject.label)
-        key = digest(self.key("held_out", "seed"), subject.key)
-        found = self.pieces("network", key, network, len(self.names), f"{subject.label}: network at θ_m")
-        point = NetworkAtPoint([piece["scores"] for piece in found], [piece["tangents"] for piece in found])
-        return path.bounds(1.0, point)
+        key, displacement = digest(self.key("held_out", "seed"), subject.key), self.displacement(subject)
+        *_, at, along = self.gather(
+            [
+                *self._linearisation(),
+                Pieces("network", key, network, len(self.names)),
+                self.tangents(subject.key, displacement),
+            ],
+            f"{subject.label}: linearising, and the network at θ_m",
+        )
+        point = NetworkAtPoint([piece["scores"] for piece in at], [piece["tangents"] for piece in at])
+        return self.path(displacement, [piece["tangents"] for piece in along]).bounds(1.0, point)
 
 
-_WORLD = ("scores0", "tangents", "kernel", "train_scores", "train_labels", "train_trace")
+_WORLD = ("scores0", "tangents", "train_scores", "train_labels", "train_trace")
+PARTS = 2
+"""Parts of a task's held-out examples whose kernels are separate pieces of work."""
 
 
 def _scores(task: Task, params: Params, sample: Sample) -> Tensor:

@@ -39,8 +39,8 @@ class Command:
     method: str = "samerging"
     """Row of the table of methods (python -m merging list). The options below follow the method."""
     preset: str | None = None
-    """Named settings of the method, which options given explicitly override. samerging: released (the published code as
-    it runs: no effective SAM, 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
+    """Named settings of the method; options given explicitly override them. samerging: released (the published code,
+    whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
     suite: str = "mini8"
     """Where experts and tasks come from: mini8 (shipped) or toy."""
     out: Path = Path("out.pt")

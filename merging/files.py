@@ -56,7 +56,7 @@ def replacing(path: str | Path, what: str = "output") -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write(path: str | Path, content: Callable[[BinaryIO], None], what: str = "output") -> None:
+def write(path: str | Path, content: Callable[[BinaryIO], object], what: str = "output") -> None:
     """Write a file with ``content(open file)``, atomically.
 
     Raises:

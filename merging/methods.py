@@ -92,7 +92,7 @@ def merge(
 
 
 def _check_plain(method: str, execution: Execution) -> None:
-    """Refuse what a method without passes cannot follow."""
+    """Refuse what only methods with ``executes`` can follow."""
     asked = {
         "device": execution.device != "cpu" and execution.device,
         "autocast": execution.autocast != "none" and execution.autocast,
@@ -101,4 +101,4 @@ def _check_plain(method: str, execution: Execution) -> None:
     }
     for option, value in asked.items():
         if value:
-            refuse(f"{option} of {method}", expected="none: it is made at once", got=value, cure="remove the option")
+            refuse(f"{option} of {method}", expected="none: this method cannot use it", got=value, cure="remove it")

@@ -49,11 +49,18 @@ AVERAGES: Mapping[str, tuple[Average, float]] = {"ema": (exponential, 0.0), "swa
 def remember(name: str, memory: dict[str, Tensor], coefficients: Tensor, step: int, steps: int, decay: float) -> None:
     """Take λ after ``step`` (1-based) of ``steps`` into the average that is kept in ``memory``.
 
-    ``none`` keeps nothing; ``swa`` averages the second half of the steps (all of a single one).
+    ``none`` keeps nothing; ``swa`` averages the second half of the steps (all of a single one). An average starts anew
+    at the first step of its window, also when a run is resumed with another number of steps.
     """
     if name == "none":
         return
     rule, start = AVERAGES[name]
-    count = step - int(start * steps)
-    if count > 0:
-        memory["average"] = rule(memory.get("average"), coefficients.detach().clone(), count, decay)
+    first = int(start * steps) + 1
+    if step < first:
+        return
+    if step == first:
+        memory.pop("average", None)
+        memory.pop("averaged", None)
+    count = memory.get("averaged", torch.tensor(0)) + 1
+    memory["average"] = rule(memory.get("average"), coefficients.detach().clone(), int(count), decay)
+    memory["averaged"] = count

@@ -50,7 +50,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
     },
     "adamerging": {
         "paper": Preset(
-            {"init": 0.3, "learning_rate": 1e-3, "steps": 500, "batch": 16, "examples": None},
+            {"steps": 500, "batch": 16, "examples": None},
             "the paper's settings; " + _SPLIT,
         ),
     },

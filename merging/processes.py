@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -24,6 +24,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     bytes_sent: int = 0
+    on_this_machine: int = 1
 
     def mine(self, task: int) -> bool:
         """Whether a task belongs to this process."""
@@ -37,13 +38,7 @@ class Processes:
         """
         if self.size == 1:
             return compute()
-        value, cause = None, None
-        try:
-            value = compute()
-        except Exception as error:
-            cause = error  # the others are told before it goes on
-        self._share_failure(cause)
-        assert value is not None
+        value = self._with_others(compute)
         return self.reduce(value.double()).to(value.dtype)
 
     def in_turn(self, work: Callable[[], Value]) -> Value:
@@ -70,6 +65,29 @@ class Processes:
         self._talk(lambda: torch.distributed.broadcast_object_list(box))
         return box[0]
 
+    def gather(self, compute: Callable[[], Value]) -> list[Value]:
+        """Return what ``compute`` returns in each process, in every process.
+
+        Raises:
+            InputError: as :meth:`total`.
+        """
+        if self.size == 1:
+            return [compute()]
+        value = self._with_others(compute)
+        values: list[Any] = [None] * self.size
+        self._talk(lambda: torch.distributed.all_gather_object(values, value))
+        return values
+
+    def _with_others(self, compute: Callable[[], Value]) -> Value:
+        """Return what ``compute`` returns here; if it fails in one process, every process ends with the cause."""
+        try:
+            value = compute()
+        except Exception as error:  # the others are told before it goes on
+            self._share_failure(error)
+            raise
+        self._share_failure(None)
+        return value
+
     def _share_failure(self, cause: Exception | None) -> None:
         failed = self.reduce(torch.tensor([0.0 if cause is None else 1.0], dtype=torch.float64))
         if not float(failed):
@@ -78,7 +96,7 @@ class Processes:
         text = None if cause is None else str(cause) or type(cause).__name__
         self._talk(lambda: torch.distributed.all_gather_object(causes, text))
         if cause is not None:
-            raise cause
+            return
         rank = next(i for i, text in enumerate(causes) if text is not None)
         raise InputError(f"process {rank} of {self.size}: {causes[rank]}")
 
@@ -127,6 +145,7 @@ def processes() -> Iterator[Processes]:
         return
     torch.distributed.init_process_group("gloo")
     try:
-        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), on_this_machine=local)
     finally:
         torch.distributed.destroy_process_group()

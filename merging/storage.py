@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,28 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
         base = {key: opened.get_tensor(f"base.{key}") for key in order}
         stacked = {key: opened.get_tensor(f"tau.{key}") for key in order}
     return base, stacked, names
+
+
+def on_disk(tensor: Tensor, folder: Path) -> Tensor:
+    """Move a tensor to a mapped file that has no name, so that it is gone with the process at the latest.
+
+    Raises:
+        InputError: a disk without room.
+    """
+    if tensor.numel() == 0:
+        return tensor
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mergebound.") as file:
+            os.posix_fallocate(file.fileno(), 0, tensor.nbytes)
+            result = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    except OSError as error:
+        refuse(
+            f"scores of a teacher in {folder}",
+            expected=f"{tensor.nbytes / 1e9:.1f} GB of room",
+            got=error.strerror or error,
+            cure="free space or take fewer examples",
+        )
+    return result.view(tensor.shape).copy_(tensor)
 
 
 def is_written(base: Params, names: Sequence[str], storage: Storage, sources: Mapping[str, str]) -> bool:

@@ -78,13 +78,9 @@ class TaskVectors:
         if storage.file and is_written(base, names, storage, sources):
             return TaskVectors.open(storage.file)
         with destination(base, names, storage, sources) as stacked:
-            first: dict[str, torch.dtype] = {}
+            dtypes: dict[str, torch.dtype] = {}
             for index, (name, expert) in enumerate(experts.items()):
-                params = expert() if callable(expert) else expert
-                _check(f"expert {name!r}", params, base)
-                _check_dtypes(name, params, first)
-                for key, delta in subtract(params, base).items():
-                    stacked[key][index].copy_(delta)
+                _subtract_into(stacked, index, name, expert, base, dtypes)
         return TaskVectors.open(storage.file) if storage.file else TaskVectors.from_stacked(base, stacked, names)
 
     @staticmethod
@@ -125,6 +121,28 @@ class TaskVectors:
         return {key: value + self.stacked[key][index] for key, value in self.base.items()}
 
 
+def _subtract_into(
+    stacked: Mapping[str, Tensor],
+    index: int,
+    name: str,
+    expert: Expert,
+    base: Params,
+    dtypes: dict[str, torch.dtype],
+) -> None:
+    """Write τ_t of one expert, which is forgotten on return; ``dtypes`` are those of the first."""
+    params = expert() if callable(expert) else expert
+    _check(f"expert {name!r}", params, base)
+    for key, value in params.items():
+        if dtypes.setdefault(key, value.dtype) != value.dtype:
+            refuse(
+                f"expert {name!r} {key}",
+                expected=f"{dtypes[key]} as in the first expert",
+                got=value.dtype,
+                cure="save all experts in one precision",
+            )
+        stacked[key][index].copy_(subtract({key: value}, base)[key])
+
+
 def _fill(task_vectors: TaskVectors, stacked: Mapping[str, Tensor]) -> None:
     names = tuple(task_vectors.names)
     object.__setattr__(task_vectors, "stacked", stacked)
@@ -136,17 +154,6 @@ def _fill(task_vectors: TaskVectors, stacked: Mapping[str, Tensor]) -> None:
 def _check_names(names: Sequence[str]) -> None:
     if not names or len(set(names)) != len(names):
         refuse("task vectors", expected="distinct names, at least one", got=list(names), cure="name each expert once")
-
-
-def _check_dtypes(name: str, params: Params, first: dict[str, torch.dtype]) -> None:
-    for key, value in params.items():
-        if first.setdefault(key, value.dtype) != value.dtype:
-            refuse(
-                f"expert {name!r} {key}",
-                expected=f"{first[key]} as in the first expert",
-                got=value.dtype,
-                cure="save all experts in one precision",
-            )
 
 
 def _check(what: str, params: Params, base: Params) -> None:

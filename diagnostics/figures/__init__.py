@@ -1,5 +1,5 @@
 """The report's figures: vector, one style, readable in print, by colour-blind readers and on light and dark pages."""
 
-from diagnostics.figures.style import draw_all
+from diagnostics.figures.style import draw_figure
 
-__all__ = ["draw_all"]
+__all__ = ["draw_figure"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -31,9 +32,35 @@ def sweep(report: Report, merge: MergeReport) -> Figure:
 
 
 def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> Figure:
-    """Draw one path of a sweep."""
-    figure = new_figure(5.2)
-    axes, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1]})
+    """Draw one path of a sweep; drift and sharpness have panels of their own where they were measured."""
+    local = [name for name in ("rotation", "sharpness") if getattr(path.points[0], name) is not None]
+    figure = new_figure(5.2 + 1.3 * len(local))
+    axes, below, *more = figure.subplots(
+        2 + len(local), 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1, *[1] * len(local)]}
+    )
+    distance = [p.distance for p in path.points]
+    _draw_risks(axes, section, path, trivial)
+    below.plot(distance, [p.residual for p in path.points], color=PURPLE, marker="o", markersize=3.5)
+    below.axhline(path.tolerance, color=FAINT, linestyle="--", linewidth=1)
+    below.set_ylabel("residual\n(ratio)")
+    below.set_ylim(0, None)
+    for name, panel in zip(local, more, strict=True):
+        (_draw_drift if name == "rotation" else _draw_sharpness)(panel, section, path)
+    for panel in (axes, below, *more):
+        panel.axvline(path.norm, color=INK, linestyle=":", linewidth=1)
+        if path.ntk_radius is not None:
+            panel.axvspan(0, path.ntk_radius, color=SKY, alpha=0.2, linewidth=0)
+    [axes, below, *more][-1].set_xlabel(
+        "distance ‖θ(s) − θ_0‖ (weights), θ(s) = θ_0 + s·d; residual ‖f − f^lin‖/‖f − f_0‖"
+    )
+    radius = "never" if path.ntk_radius is None else f"{path.ntk_radius:.2f}"
+    title = f"{path.name}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
+    axes.set_title(title, loc="left")
+    legend_below(figure, axes, 3)
+    return figure
+
+
+def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: float | None) -> None:
     distance = [p.distance for p in path.points]
     for reading in READINGS:
         colour, marker, line = READING_STYLES[reading]
@@ -45,14 +72,8 @@ def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> 
         distance, [p.risk.value for p in path.points], yerr=[2 * p.risk.stderr for p in path.points], color=INK,
         marker="D", markersize=3.5, capsize=2, label="measured risk (± 2 s.e.)",
     )  # fmt: skip
-    axes.plot(
-        distance,
-        [p.linear_risk.value for p in path.points],
-        color=SKY,
-        linestyle=":",
-        marker=".",
-        label="risk of f^lin",
-    )
+    linear = [p.linear_risk.value for p in path.points]
+    axes.plot(distance, linear, color=SKY, linestyle=":", marker=".", label="risk of f^lin")
     axes.plot(distance, [p.transfer.value for p in path.points], color=GREEN, marker="x", label="transfer error ε⁺")
     if trivial is not None:
         axes.axhline(trivial, color=FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
@@ -61,42 +82,62 @@ def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> 
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5 * min(positive))
     axes.set_ylabel(f"cross-entropy (nats)\nn = {section.examples} per task")
-    below.plot(distance, [p.residual for p in path.points], color=PURPLE, marker="o", markersize=3.5)
-    below.axhline(path.tolerance, color=FAINT, linestyle="--", linewidth=1)
-    below.set_ylabel("residual\n(ratio)")
-    below.set_ylim(0, None)
-    below.set_xlabel("distance ‖θ(s) − θ_0‖ (weights), θ(s) = θ_0 + s·d; residual ‖f − f^lin‖/‖f − f_0‖")
-    for panel in (axes, below):
-        panel.axvline(path.norm, color=INK, linestyle=":", linewidth=1)
-        if path.ntk_radius is not None:
-            panel.axvspan(0, path.ntk_radius, color=SKY, alpha=0.2, linewidth=0)
-    radius = "never" if path.ntk_radius is None else f"{path.ntk_radius:.2f}"
-    title = f"{path.name}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
-    axes.set_title(title, loc="left")
-    legend_below(figure, axes, 3)
-    return figure
+
+
+def _draw_drift(axes: Any, section: SweepSection, path: SweepPath) -> None:
+    distance = [p.distance for p in path.points]
+    rotations = [p.rotation for p in path.points]
+    axes.plot(distance, rotations, color=VERMILION, marker="o", markersize=3.5, label="rotation S")
+    changes = [p.relative_change for p in path.points]
+    axes.plot(distance, changes, color=BLUE, marker="s", markersize=3.5, linestyle="--", label="‖K_s − K_0‖/‖K_0‖")
+    axes.set_ylim(0, None)
+    axes.set_ylabel(f"drift of eNTK\n(ratio), n = {section.gram_examples}")
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _draw_sharpness(axes: Any, section: SweepSection, path: SweepPath) -> None:
+    values = [p.sharpness for p in path.points]
+    axes.plot([p.distance for p in path.points], values, color=ORANGE, marker="s", markersize=3.5)
+    axes.axhline(0, color=FAINT, linewidth=0.6)
+    axes.set_ylabel(f"sharpness (nats)\nρ = {section.rho:g}, n = {section.examples}")
+
+
+CONTROL_STYLES: Mapping[str, tuple[str, str]] = {
+    "merge": (VERMILION, "the merge"),
+    "expert": (BLUE, "an expert"),
+    "random": (FAINT, "a random direction"),
+}
+"""Colour of a path's kind, and what it leads to."""
 
 
 def controls(report: Report, merge: MergeReport) -> Figure:
-    """Measured risk, corrected bound and residual over distance: the merge against an expert and random directions."""
+    """Measured risk, corrected bound and residual over distance: the merge against experts and random directions."""
     assert merge.sweep
-    figure = new_figure(4.6)
+    figure = new_figure(4.8)
     axes, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1]})
-    colours = {"merge": VERMILION, "expert": BLUE, "random": FAINT}
-    for path in merge.sweep.paths:
-        distance, colour = [p.distance for p in path.points], colours[path.kind]
-        bound = [p.bounds["corrected"] for p in path.points]
-        axes.plot(distance, bound, color=colour, marker="o", markersize=4, label=f"corrected bound, {path.name}")
-        risk = [p.risk.value for p in path.points]
-        axes.plot(distance, risk, color=colour, marker="D", markersize=3, linestyle=":", label=f"risk, {path.name}")
-        below.plot(distance, [p.residual for p in path.points], color=colour, marker="o", markersize=3)
+    labelled: set[str] = set()
+    for path in reversed(merge.sweep.paths):  # the merge last, on top
+        distance, (colour, towards) = [p.distance for p in path.points], CONTROL_STYLES[path.kind]
+        new, width = path.kind not in labelled, 1.6 if path.kind == "merge" else 1.0
+        labelled.add(path.kind)
+        for values, marker, line, what in (
+            ([p.bounds["corrected"] for p in path.points], "o", "-", "corrected bound"),
+            ([p.risk.value for p in path.points], "D", ":", "measured risk"),
+        ):
+            label = f"{what}, towards {towards}" if new else None
+            axes.plot(
+                distance, values, color=colour, marker=marker, markersize=3.5, linestyle=line, linewidth=width,
+                label=label,
+            )  # fmt: skip
+        below.plot(distance, [p.residual for p in path.points], color=colour, marker="o", markersize=3, linewidth=width)
     values = [v for p in merge.sweep.paths for q in p.points for v in (q.bounds["corrected"], q.risk.value)]
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_ylabel(f"cross-entropy (nats)\nn = {merge.sweep.examples} per task")
     below.axhline(report.settings.tolerance, color=FAINT, linestyle="--", linewidth=1)
     below.set_ylabel("residual (ratio)")
-    below.set_xlabel("distance ‖θ(s) − θ_0‖ (Euclidean, weights)")
+    below.set_ylim(0, None)
+    below.set_xlabel("distance ‖θ(s) − θ_0‖ (Euclidean, weights); dashed: tolerance of the residual")
     legend_below(figure, axes, 2)
     return figure
 

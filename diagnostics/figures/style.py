@@ -80,28 +80,26 @@ def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def draw_all(report: Report) -> dict[str, tuple[str, str]]:
-    """Draw every figure whose section is there; return name -> (SVG with placeholder colours, PNG in base 64)."""
+def draw_figure(name: str, label: str, report: Report, merge: MergeReport) -> tuple[str, str]:
+    """Draw one figure of the report; return (SVG with placeholder colours, PNG in base 64).
+
+    Raises:
+        KeyError: no figure of that name.
+    """
     from diagnostics.figures.curves import certified, controls, ladder, sweep
     from diagnostics.figures.tables import cross_risk, flatness, kernel, terms
 
-    drawings: Mapping[str, tuple[str, Drawing]] = {
-        "terms": ("bound", terms),
-        "cross_risk": ("heterogeneity", cross_risk),
-        "flatness": ("flatness", flatness),
-        "kernel": ("entk", kernel),
-        "ladder": ("distillation", ladder),
-        "certificates": ("certificates", certified),
-        "sweep": ("sweep", sweep),
-        "controls": ("sweep", controls),
+    drawings: Mapping[str, Drawing] = {
+        "terms": terms,
+        "cross_risk": cross_risk,
+        "flatness": flatness,
+        "kernel": kernel,
+        "ladder": ladder,
+        "certificates": certified,
+        "sweep": sweep,
+        "controls": controls,
     }
-    figures: dict[str, tuple[str, str]] = {}
-    for index, merge in enumerate(report.merges):
-        for name, (section, draw) in drawings.items():
-            if getattr(merge, section) is not None and not (name == "cross_risk" and index):
-                label = f"{name}-{index + 1}"
-                figures[label] = as_images(partial(draw, report, merge), label)
-    return figures
+    return as_images(partial(drawings[name], report, merge), label)
 
 
 def as_images(draw: Callable[[], Figure], name: str) -> tuple[str, str]:
@@ -110,13 +108,9 @@ def as_images(draw: Callable[[], Figure], name: str) -> tuple[str, str]:
     with matplotlib.rc_context(_RC):
         figure = draw()
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.set_layout_engine("none")  # the layout is there already
         figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return element(vector.getvalue(), name), base64.b64encode(pixels.getvalue()).decode()
-
-
-def as_element(draw: Callable[[], Figure], name: str) -> str:
-    """Draw in the report's style; return an SVG element with placeholder colours."""
-    return as_images(draw, name)[0]
 
 
 __all__ = [
@@ -125,9 +119,8 @@ __all__ = [
     "PAPER",
     "READING_STYLES",
     "TERM_STYLES",
-    "as_element",
     "as_images",
-    "draw_all",
+    "draw_figure",
     "legend_below",
     "new_figure",
 ]

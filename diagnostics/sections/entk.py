@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from bounds import ntk
+from bounds.types import Params
 from diagnostics.cache import digest
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.workspace import Pieces, Subject, Workspace
 
 
 @dataclass(frozen=True)
@@ -34,31 +37,34 @@ class KernelSection:
 
 def compute(workspace: Workspace, subject: Subject) -> KernelSection:
     """Read the traces off the kernel blocks of the bound; form the Gram matrices at θ_0 and θ_m."""
-    count = len(workspace.names)
-    key = digest(workspace.key("gram", "held_out", "seed"), subject.key)
-    parts = workspace.pieces("entk", key, lambda i: _measure(workspace, subject, i), count, f"{subject.label}: eNTK")
+    weights = workspace.weights(subject)
+    before, after = workspace.gather(
+        [grams(workspace, "θ_0", workspace.vectors.base), grams(workspace, subject.key, weights)],
+        f"{subject.label}: eNTK",
+    )
     traces = [world.train_trace for world in workspace.experts.worlds]
     return KernelSection(
         tuple(workspace.blocks),
         tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),
         min(len(trace) for trace in traces),
-        min(part["n"] for part in parts),
-        tuple(
-            KernelTask(tuple(p["eigenvalues"].tolist()), p["effective_rank"], p["rotation"], p["relative_change"])
-            for p in parts
-        ),
+        min(len(part["gram"]) for part in before),
+        tuple(_task(b["gram"], a["gram"]) for b, a in zip(before, after, strict=True)),
     )
 
 
-def _measure(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, Any]:
-    task, base = workspace.suite.tasks[index], workspace.vectors.base
-    sample = workspace.held_out(task).take(slice(workspace.settings.gram))
-    spectrum = ntk.spectrum(task.forward, base, sample.inputs, len(sample) * (len(task.class_names) - 1))
-    drift = ntk.drift(task.forward, base, workspace.weights(subject), sample.inputs)
-    return {
-        "n": len(sample),
-        "eigenvalues": spectrum.eigenvalues,
-        "effective_rank": spectrum.effective_rank,
-        "rotation": drift.rotation.value,
-        "relative_change": drift.relative_change.value,
-    }
+def grams(workspace: Workspace, key: str, theta: Params) -> Pieces:
+    """Return the centred kernel's Gram matrices [N, C, N, C] at θ, per task; ``key`` must identify θ."""
+
+    def one(index: int) -> Mapping[str, Any]:
+        task = workspace.suite.tasks[index]
+        few = workspace.held_out(task).take(slice(workspace.settings.gram))
+        return {"gram": ntk.gram(task.forward, theta, few.inputs).cpu()}
+
+    return Pieces("gram", digest(workspace.key("gram", "held_out", "seed"), key), one, len(workspace.names))
+
+
+def _task(before: Tensor, after: Tensor) -> KernelTask:
+    examples, classes = before.shape[:2]
+    spectrum, drift = ntk.gram_spectrum(before, examples * (classes - 1)), ntk.gram_drift(before, after)
+    values = tuple(spectrum.eigenvalues.tolist())
+    return KernelTask(values, spectrum.effective_rank, drift.rotation.value, drift.relative_change.value)

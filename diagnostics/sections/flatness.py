@@ -12,8 +12,9 @@ from bounds.autodiff import differentiable
 from bounds.empirical_loss import cross_entropy, loss_and_gradient, prepare
 from bounds.flatness import sharpness
 from bounds.products import BATCH_SIZE
+from bounds.types import Forward, Params, Sample
 from diagnostics.cache import digest
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.workspace import Pieces, Subject, Workspace
 from merging.params import squared_norms
 
 LANCZOS_TOLERANCE = 0.02
@@ -42,10 +43,29 @@ class FlatnessSection:
 
 def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     """Measure each task at θ_m; the α-weighted gradient is summed over tasks before its norm is taken."""
+    from bounds.curvature import coefficient_hessian, top_eigenvalue  # curvlinops takes long to import: once, here
+
     settings, count = workspace.settings, len(workspace.names)
     key = digest(workspace.key("held_out", "hessian", "rho", "seed"), subject.key)
-    parts = workspace.pieces(
-        "flatness", key, lambda i: _measure(workspace, subject, i), count, f"{subject.label}: flatness"
+
+    def few(index: int) -> tuple[Forward, Params, Sample]:
+        task = workspace.suite.tasks[index]
+        sample = workspace.held_out(task).take(slice(settings.hessian))
+        return task.forward, workspace.weights(subject), sample
+
+    def curvature(index: int) -> Mapping[str, Any]:
+        return {"n": len(few(index)[2]), "top": top_eigenvalue(*few(index), tolerance=LANCZOS_TOLERANCE)}
+
+    def coefficients(index: int) -> Mapping[str, Any]:
+        return {"hessian": coefficient_hessian(*few(index), workspace.vectors.deltas)}
+
+    parts, curved, bent = workspace.gather(
+        [
+            Pieces("slope", key, lambda index: _slope(workspace, subject, index), count),
+            Pieces("curvature", key, curvature, count),
+            Pieces("coefficients", key, coefficients, count),
+        ],
+        f"{subject.label}: flatness",
     )
     weighted = list(zip(workspace.alpha, parts, strict=True))
     gradient = {
@@ -53,26 +73,23 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
         for name in workspace.vectors.base
     }
     squares = squared_norms(gradient, workspace.blocks)
-    hessian = torch.stack([a * part["hessian"] for a, part in weighted]).sum(dim=0)
+    hessian = torch.stack([a * part["hessian"] for a, part in zip(workspace.alpha, bent, strict=True)]).sum(dim=0)
     return FlatnessSection(
         min(settings.held_out, *(part["n"] for part in parts)),
-        min(settings.hessian, *(part["n"] for part in parts)),
+        min(settings.hessian, *(part["n"] for part in curved)),
         settings.rho,
         sum(squares.values()) ** 0.5,
         {block: square**0.5 for block, square in squares.items()},
         tuple(part["weights"] for part in parts),
         tuple(part["coefficients"] for part in parts),
-        tuple(part["top"] for part in parts),
+        tuple(part["top"] for part in curved),
         tuple(torch.linalg.eigvalsh(hessian).flip(0).tolist()),
     )
 
 
-def _measure(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, Any]:
-    from bounds.curvature import coefficient_hessian, top_eigenvalue  # curvlinops takes a second to import
-
+def _slope(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, Any]:
     task, theta, settings = workspace.suite.tasks[index], workspace.weights(subject), workspace.settings
     sample, deltas = workspace.held_out(task), workspace.vectors.deltas
-    few = sample.take(slice(settings.hessian))
     with torch.no_grad(), differentiable():
         labels = prepare(task.forward, theta, sample)
         _, gradient = loss_and_gradient(task.forward, theta, sample, labels, cross_entropy, BATCH_SIZE)
@@ -81,6 +98,4 @@ def _measure(workspace: Workspace, subject: Subject, index: int) -> Mapping[str,
         "gradient": {name: value.detach().cpu() for name, value in gradient.items()},
         "weights": sharpness(task.forward, theta, sample, settings.rho).increase,
         "coefficients": sharpness(task.forward, theta, sample, settings.rho, directions=deltas).increase,
-        "top": top_eigenvalue(task.forward, theta, few, tolerance=LANCZOS_TOLERANCE),
-        "hessian": coefficient_hessian(task.forward, theta, few, deltas),
     }

@@ -1,41 +1,50 @@
 """Certificate (10) on the pooled validation split: the randomised merge N(λ̂, s² I).
 
-Every validation example is judged by its own draws of λ, made after the posterior is fixed. Given the split the
-judgements are independent, and their mean estimates the Gibbs error of the split: the step from draws to mean is
-kl^-1 at m = number of judgements (Hoeffding 1956: the kl form holds for unequal means).
+Three things make it as tight as (10) allows; each is fixed before the validation labels are seen, and paid for.
+
+- Two lists of (prior, s), with half of δ each: the data-free priors, and, where the merge never saw the split, λ̂ itself
+  with one s. A statement about the second then pays neither KL nor ln G, and not for the first list either.
+- The step from draws to their mean gets a small share of δ: its price falls as 1/m, that of PAC-Bayes as 1/n.
+- Every validation example is judged by its own draws of λ, so that the judgements are independent given the split. They
+  are counted apart for the examples on which λ̂ itself is right and wrong: strata that the split and λ̂ fix before any
+  draw is made. Their rates are near 0 and 1, where kl^-1 is tightest: half the margin of one list at the same m.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bounds.autodiff import differentiable
-from bounds.certificates import coefficient_kl, coefficient_pac_bayes
-from bounds.types import Blocks, Bound, Inputs, Params, take
+from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
+from bounds.types import Blocks, Inputs, Params, take
 from diagnostics.cache import digest
-from diagnostics.settings import COEFFICIENT_SCALES, UNIFORM_PRIORS
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
+from diagnostics.workspace import Pieces, Subject, Workspace
 from merging.task import Task
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
 OWN_PRIOR = "λ̂ itself"
-CHUNKS = 8
+CHUNKS = 4
 """Pieces in which each task's draws are cached and spread over processes."""
-TOGETHER = 16
-"""Draws whose merged weights are held at once."""
-PILOT = 12
-"""One in so many examples is judged to choose s; those draws are thrown away."""
+TOGETHER = 8
+"""Draws whose merged weights are held at once: more leave the processor's cache."""
+DRAWS_SHARE = 0.1
+"""Share of a statement's δ that pays for the step from draws to their mean."""
 
 
 @dataclass(frozen=True)
 class GibbsRow:
-    """(10) for one prior: s, KL (nats), the mean error of m draws, what the draws and PAC-Bayes add, the total."""
+    """(10) for one prior: s, KL (nats), the mean error of m draws, what the draws and PAC-Bayes add, the total.
+
+    All rows hold together: each has its own share ``delta`` of the report's δ. ``grid_size`` is the length G of the
+    list that the prior and s stand in.
+    """
 
     prior: str
     data_free: bool
@@ -48,89 +57,80 @@ class GibbsRow:
     value: float
     n: int
     grid_size: int
-    posteriors_seen: int
     delta: float
     assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PriorChoice:
+    """The (prior, s) of least KL in one of the two lists, and the length of that list."""
+
+    name: str
+    prior: Tensor
+    scale: float
+    grid: int
+
+    @staticmethod
+    def best(priors: Mapping[str, Tensor], scales: Sequence[float], mean: Tensor) -> PriorChoice:
+        """Choose by KL, then by the smaller s: no draws are spent on it, any choice within the list is paid for."""
+        pairs = list(itertools.product(priors, scales))
+        name, scale = min(pairs, key=lambda pair: (coefficient_kl(mean, priors[pair[0]], pair[1]), pair[1]))
+        return PriorChoice(name, priors[name], scale, len(pairs))
 
 
 def certify(workspace: Workspace, subject: Subject, *, unseen: bool) -> tuple[GibbsRow, ...]:
     """Return (10) with the best data-free prior and, if the split is ``unseen`` by the merge, with the prior at λ̂.
 
-    Empty if the merge has no coefficients, or is not their merge. δ is halved between the two steps and shared by the
-    artifacts shown side by side. Both priors stand in one list, paid for together; s and the prior are chosen on a
-    pilot of draws. Status: certified.
+    Empty if the merge has no coefficients, or is not their merge. δ is shared by the rows and by the artifacts shown
+    side by side. Status: certified.
     """
     artifact = subject.artifact
     if artifact.coefficients is None or not _is_merge_of_coefficients(workspace, subject):
         return ()
     mean = artifact.coefficients.detach().double().cpu()
     free = {name: torch.full_like(mean, 1 / len(mean) if name == "1/T" else float(name)) for name in UNIFORM_PRIORS}
-    groups = [free]
+    choices = [PriorChoice.best(free, COEFFICIENT_SCALES, mean)]
     if unseen and not any(torch.equal(mean, prior) for prior in free.values()):
-        groups.append({OWN_PRIOR: mean})
-    plan = _Plan(
-        mean,
-        n=sum(t["sizes"]["validation"] for t in workspace.teachers()),
-        grid=sum(map(len, groups)) * len(COEFFICIENT_SCALES),
-        seen=len(groups),
-        delta=workspace.settings.delta / 2 / len(workspace.subjects),
+        choices.append(PriorChoice.best({OWN_PRIOR: mean}, (OWN_SCALE,), mean))
+    delta = workspace.settings.delta / len(choices) / len(workspace.subjects)
+    repeats = [*[1] * (len(choices) - 1), workspace.settings.gibbs_draws]
+    return tuple(
+        _row(choice, mean, judged_strata(workspace, subject, choice.scale, count), delta)
+        for choice, count in zip(choices, repeats, strict=True)
     )
-    pilots = {s: float(_judge(workspace, subject, s, None).double().mean()) for s in COEFFICIENT_SCALES}
-    rows = []
-    for group in groups:
-        choices = [(prior, s) for prior in group for s in COEFFICIENT_SCALES]
-        prior, scale = min(choices, key=lambda c: plan.bound(group[c[0]], c[1], pilots[c[1]], None).value)
-        repeats = workspace.settings.gibbs_draws if group is groups[-1] else 1
-        wrong = _judge(workspace, subject, scale, repeats)
-        rows.append(_row(plan, prior, group[prior], scale, wrong))
-    return tuple(rows)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What all statements (10) of one merge share: λ̂, n, G, G' and the δ of each of the two steps."""
-
-    mean: Tensor
-    n: int
-    grid: int
-    seen: int
-    delta: float
-
-    def bound(self, prior: Tensor, scale: float, rate: float, draws: int | None) -> Bound:
-        """(10); ``draws`` None leaves the step from draws to mean out (for choosing)."""
-        return coefficient_pac_bayes(
-            rate,
-            self.n,
-            self.mean,
-            prior,
-            scale,
-            delta=self.delta,
-            draws=draws,
-            delta_draws=self.delta,
-            grid_size=self.grid,
-            posteriors_seen=self.seen,
-        )
-
-
-def _row(plan: _Plan, name: str, prior: Tensor, scale: float, wrong: Tensor) -> GibbsRow:
-    result = plan.bound(prior, scale, float(wrong.double().mean()), len(wrong))
+def _row(choice: PriorChoice, mean: Tensor, strata: Sequence[Stratum], delta: float) -> GibbsRow:
+    n, own = sum(s.examples for s in strata), choice.name == OWN_PRIOR
+    result = coefficient_pac_bayes(
+        strata,
+        n,
+        mean,
+        choice.prior,
+        choice.scale,
+        delta=(1 - DRAWS_SHARE) * delta,
+        draws=None,
+        delta_draws=DRAWS_SHARE * delta,
+        grid_size=choice.grid,
+    )
     rate, monte_carlo, pac_bayes = (term.estimate.value for term in result.terms)
-    own = ("the merge did not use the validation split, so λ̂ is a prior for it",) if name == OWN_PRIOR else ()
     return GibbsRow(
-        prior=name,
-        data_free=name != OWN_PRIOR,
-        scale=scale,
-        kl=coefficient_kl(plan.mean, prior, scale),
+        prior=choice.name,
+        data_free=not own,
+        scale=choice.scale,
+        kl=coefficient_kl(mean, choice.prior, choice.scale),
         observed=rate,
-        draws=len(wrong),
+        draws=sum(s.draws for s in strata),
         monte_carlo_margin=monte_carlo,
         pac_bayes_margin=pac_bayes,
         value=min(1.0, result.value),
-        n=plan.n,
-        grid_size=plan.grid,
-        posteriors_seen=plan.seen,
-        delta=result.delta,
-        assumptions=(*result.assumptions, *own),
+        n=n,
+        grid_size=choice.grid,
+        delta=delta,
+        assumptions=(
+            *result.assumptions,
+            *(("the merge did not use the validation split, so λ̂ is a prior for it",) if own else ()),
+        ),
     )
 
 
@@ -142,40 +142,47 @@ def _is_merge_of_coefficients(workspace: Workspace, subject: Subject) -> bool:
     return all(torch.allclose(again[name], theta[name], rtol=1e-4, atol=1e-6) for name in theta)
 
 
-def _judge(workspace: Workspace, subject: Subject, scale: float, repeats: int | None) -> Tensor:
-    """Errors [m] (0 or 1) of independent draws of λ, ``repeats`` on every validation example; None: a pilot."""
-    count = len(workspace.names)
+def judged_strata(workspace: Workspace, subject: Subject, scale: float, repeats: int) -> list[Stratum]:
+    """Judgements of ``repeats`` draws of λ for every validation example, where λ̂ is right and where it is wrong."""
     key = digest(workspace.key("seed"), subject.key, scale, repeats)
-    pieces: Sequence[Mapping[str, Any]] = workspace.pieces(
-        "gibbs",
-        key,
-        lambda piece: {"wrong": _judge_piece(workspace, subject, scale, piece, repeats)},
-        count * (1 if repeats is None else CHUNKS),
+    pieces = workspace.pieces(
+        Pieces(
+            "gibbs",
+            key,
+            lambda piece: {"wrong": _judge(workspace, subject, scale, piece, repeats)},
+            len(workspace.names) * CHUNKS,
+        ),
         f"{subject.label}: draws of λ, s = {scale:g}",
     )
-    return torch.cat([piece["wrong"] for piece in pieces])
+    drawn, at_mean = [], []
+    teachers, merges = workspace.teachers(), workspace.merged(subject)
+    for index, (teacher, merge) in enumerate(zip(teachers, merges, strict=True)):
+        wrong = merge["validation"].argmax(dim=1) != teacher["validation_labels"]
+        at_mean += [wrong[chunk::CHUNKS] for chunk in range(CHUNKS)]
+        drawn += [piece["wrong"] for piece in pieces[index * CHUNKS : (index + 1) * CHUNKS]]
+    judged, mean_is_wrong = torch.cat(drawn), torch.cat(at_mean)
+    parts = [judged[mean_is_wrong == side] for side in (False, True)]
+    return [Stratum(int(part.sum()), part.numel(), len(part)) for part in parts if len(part)]
 
 
-def _judge_piece(workspace: Workspace, subject: Subject, scale: float, piece: int, repeats: int | None) -> Tensor:
-    pilot = repeats is None
-    chunks = 1 if pilot else CHUNKS
-    task, lam = workspace.suite.tasks[piece // chunks], subject.artifact.coefficients
+def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, repeats: int) -> Tensor:
+    """Whether independent draws of λ err [N, repeats] on every CHUNKS-th validation example of a task."""
+    task, lam = workspace.suite.tasks[piece // CHUNKS], subject.artifact.coefficients
     sample = task.validation
     assert lam is not None
     assert sample.labels is not None
     lam = lam.detach()
     blocks = coefficient_blocks(workspace.vectors, lam, subject.artifact.blocks)
     seed = int(digest(workspace.settings.seed, scale, piece, repeats)[:12], 16)
-    generator = torch.Generator().manual_seed(seed)
-    repeats, wrong = repeats or 1, []
-    examples = torch.arange(piece % chunks, len(sample), PILOT if pilot else chunks)
+    generator, wrong = torch.Generator().manual_seed(seed), []
+    examples = torch.arange(piece % CHUNKS, len(sample), CHUNKS)
     with torch.no_grad(), differentiable():
-        for chosen in examples.repeat_interleave(repeats).split(TOGETHER):
+        for chosen in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
             noise = torch.randn(len(chosen), *lam.shape, generator=generator, dtype=lam.dtype)
-            thetas = merged_draws(workspace.vectors, (lam + scale * noise).to(workspace.device), blocks)
-            scores = torch.func.vmap(partial(_one, task))(thetas, take(sample.inputs, chosen))
-            wrong.append((scores.argmax(dim=1) != sample.labels[chosen]).cpu())
-    return torch.cat(wrong)
+            thetas = merged_draws(workspace.vectors, (lam.cpu() + scale * noise).to(workspace.device), blocks)
+            scores = torch.func.vmap(partial(_one, task))(thetas, take(sample.inputs, chosen.to(workspace.device)))
+            wrong.append(scores.argmax(dim=1).cpu() != sample.labels.cpu()[chosen])
+    return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
 
 
 def _one(task: Task, theta: Params, example: Inputs) -> Tensor:

@@ -102,10 +102,16 @@ def prodistill(
             next(steps)
             update(part, state)
         coefficients[:, [columns[block] for block in part.blocks]] = learned(state)
-        for name, values in state.history.items():
-            history.setdefault(name, []).extend(values)
+        _append(history, state.history)
     next(steps, None)
     return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, history)
+
+
+def _append(history: dict[str, list[float]], more: Mapping[str, list[float]]) -> None:
+    """Add a stage's history; ``passes`` counts from the first stage on."""
+    before = history["passes"][-1] if history else 0
+    for name, values in more.items():
+        history.setdefault(name, []).extend(value + before if name == "passes" else value for value in values)
 
 
 def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
@@ -120,10 +126,8 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
 
     return replace(
         problem,
-        task_vectors=TaskVectors(
-            {name: vectors.base[name] for name in names},
-            [{name: delta[name] for name in names} for delta in vectors.deltas],
-            vectors.names,
+        task_vectors=TaskVectors.from_stacked(
+            {name: vectors.base[name] for name in names}, {name: vectors.stacked[name] for name in names}, vectors.names
         ),
         blocks={
             block: kept
@@ -135,4 +139,5 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
             score(forward, vectors.expert(index), inputs)
             for index, (forward, inputs) in enumerate(zip(outputs, problem.inputs, strict=True))
         ],
+        theta={},
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,8 +16,12 @@ from merging.learned.settings import LearnedSettings
 from merging.objectives import OBJECTIVES, Objective
 from merging.params import partition
 from merging.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
+from merging.storage import on_disk
 from merging.task import Task, score
 from merging.task_vectors import TaskVectors, contract, merged
+
+LARGE = 2**26
+"""Bytes of one teacher's scores above which they are kept on the disk (memory-mapped)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ def prepare(
 ) -> Problem:
     """Choose k calibration examples of each task and compute its expert's scores on them, once.
 
-    Experts are made one at a time. In several processes each scores the experts of its own tasks.
+    Experts are made one at a time; scores larger than ``LARGE`` go to a mapped file. In several processes each scores
+    the experts of its own tasks.
 
     Raises:
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
@@ -68,7 +75,8 @@ def prepare(
         inputs.append(_to(take(task.calibration.inputs, positions), execution.device))
         expert = {name: value.to(execution.device) for name, value in task_vectors.expert(index).items()}
         with execution.passes():
-            teacher_scores.append(score(task.forward, expert, inputs[-1]).to(task_vectors.dtype))
+            scores = score(task.forward, expert, inputs[-1]).to(task_vectors.dtype)
+        teacher_scores.append(on_disk(scores, _folder(execution)) if scores.nbytes > LARGE else scores)
     return Problem(
         task_vectors,
         partition(task_vectors.base, settings.granularity),
@@ -81,6 +89,10 @@ def prepare(
         execution,
         chosen,
     )
+
+
+def _folder(execution: Execution) -> Path:
+    return execution.checkpoint.parent if execution.checkpoint else Path(tempfile.gettempdir())
 
 
 def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
@@ -122,8 +134,8 @@ def evaluate(
         """Losses [T] and ∇_λ [T, L] of this process's tasks, as one row of numbers."""
         theta = merged(problem.task_vectors, at.to(problem.execution.device), problem.blocks, out=problem.theta)
         if shift.weights is not None:
-            for name, value in theta.items():
-                value.add_(shift.weights[name])
+            for name, value in shift.weights.items():
+                theta[name].add_(value.to(theta[name].device))
         losses, gradient = _backward(problem, theta, batch)
         weights.update(gradient)
         return torch.cat([losses, contract(problem.task_vectors, gradient, problem.blocks).flatten()])

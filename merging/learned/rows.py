@@ -13,7 +13,7 @@ from merging.execution import Execution
 from merging.learned.checkpoint import learn
 from merging.learned.layerwise import prodistill
 from merging.learned.loop import learned
-from merging.learned.problem import prepare
+from merging.learned.problem import Problem, prepare
 from merging.learned.settings import LearnedSettings
 from merging.learned.settings_rows import (
     AdaMergingSettings,
@@ -36,10 +36,13 @@ def _learned(
     progress: Progress,
     execution: Execution,
 ) -> Merge:
-    problem = prepare(task_vectors, tasks, settings, execution)
+    return _solve(prepare(task_vectors, tasks, settings, execution), progress)
+
+
+def _solve(problem: Problem, progress: Progress) -> Merge:
     state = learn(problem, progress, "learning coefficients")
-    coefficients = learned(state)
-    return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, state.history)
+    coefficients, blocks = learned(state), problem.blocks
+    return Merge(merged(problem.task_vectors, coefficients, blocks), coefficients, blocks, state.history)
 
 
 def _trimmed(
@@ -49,8 +52,12 @@ def _trimmed(
     progress: Progress,
     execution: Execution,
 ) -> Merge:
-    """AdaMerging++; its λ belongs to the trimmed task vectors, so the merge carries none for the given ones."""
-    result = _learned(trimmed(task_vectors, settings.density), tasks, settings, progress, execution)
+    """AdaMerging++; its λ belongs to the trimmed task vectors, so the merge carries none for the given ones.
+
+    Objectives that consult an expert consult the expert as it is.
+    """
+    problem = prepare(task_vectors, tasks, settings, execution)
+    result = _solve(replace(problem, task_vectors=trimmed(task_vectors, settings.density)), progress)
     return replace(result, coefficients=None, blocks=None)
 
 

@@ -10,12 +10,12 @@ from merging.learned.settings import LearnedSettings
 
 @dataclass(frozen=True)
 class AdaMergingSettings(LearnedSettings):
-    """Settings of AdaMerging: the entropy of the merge, no expert consulted, coefficients from 0.3."""
+    """Settings of AdaMerging: the entropy of the merge, no expert consulted, the paper's start and learning rate."""
 
     objective: str = "entropy"
     perturbation: str = "none"
     init: float | None = 0.3
-    learning_rate: float = 1e-2
+    learning_rate: float = 1e-3
 
 
 @dataclass(frozen=True)

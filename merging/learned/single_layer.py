@@ -29,7 +29,7 @@ def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) ->
     """Return ``inner`` with every pass at θ_λ + δ, and a step of Adam on δ (on the tensors ``names``) after it.
 
     δ and Adam's moments live in the memory of the steps (keys ``layer.NAME...``), so that they are saved with it. δ
-    descends ∇_θ of the last pass ``inner`` takes, the one whose ∇_λ it descends (for SAM rows: at the perturbed point).
+    descends ∇_θ of the last pass that ``inner`` takes of the objective itself (for SAM rows: at the perturbed point).
     """
 
     def descend(step: Step) -> Descent:
@@ -38,16 +38,18 @@ def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) ->
 
         def at(displacement: Displacement | None = None, objective: Objective | None = None) -> Pass:
             shift = displacement or Displacement()
-            weights = {
-                name: (_zeros(value) if shift.weights is None else shift.weights[name]) + delta.get(name, 0)
-                for name, value in step.base.items()
-            }
-            last[:] = [step.at(replace(shift, weights=weights), objective)]
-            return last[0]
+            weights = dict(shift.weights or {})
+            for name, value in delta.items():
+                weights[name] = value + weights[name].to(value.device) if name in weights else value
+            found = step.at(replace(shift, weights=weights), objective)
+            if objective is None:
+                last[:] = [found]
+            return found
 
         descent = inner.descend(replace(step, at=at))
         for name in names:
-            moved = _adam(step.memory, f"layer.{name}", last[0].weights[name], learning_rate)
+            gradient = last[0].weights[name].to(delta[name])
+            moved = _adam(step.memory, f"layer.{name}", gradient, learning_rate)
             step.memory[f"layer.{name}"] = delta[name] + moved
         return descent
 

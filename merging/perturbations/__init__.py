@@ -1,7 +1,7 @@
 """Rows of the table of perturbations: which passes a step takes, and the gradient in λ that it descends.
 
 A row sees the network through one function, ``at``: a pass at a displaced point, with losses and gradients there. The
-merged weights are recomputed in every pass. Names without a space act in λ, ``weights`` names in θ.
+merged weights are recomputed in every pass. Rows act in λ unless their name says ``weights`` (θ).
 """
 
 from __future__ import annotations

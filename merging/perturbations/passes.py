@@ -15,7 +15,7 @@ from merging.objectives import Objective
 
 @dataclass(frozen=True)
 class Displacement:
-    """Where a pass happens: λ + ``coefficients`` [T, L] and, on top of the merge, θ + ``weights``."""
+    """Where a pass happens: λ + ``coefficients`` [T, L] and, on top of the merge, θ + ``weights`` (of any tensors)."""
 
     coefficients: Tensor | None = None
     weights: Params | None = None

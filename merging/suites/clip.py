@@ -70,6 +70,6 @@ def classifier(visual: nn.Module, head: Tensor, logit_scale: float, image_size: 
         assert isinstance(inputs, Tensor)
         dtype = next(module.parameters()).dtype
         embedding = F.normalize(module(preprocess(inputs, image_size, dtype)), dim=-1)
-        return logit_scale * embedding @ head.T.to(dtype)
+        return logit_scale * embedding @ head.T.to(embedding)  # its dtype and its device
 
     return functional(visual, apply)

@@ -66,7 +66,7 @@ def _forward(head: Tensor, activation: Callable[[Tensor], Tensor]) -> Forward:
     def forward(params: Params, inputs: Inputs) -> Tensor:
         assert isinstance(inputs, Tensor)
         hidden = activation(inputs @ params["first.weight"].T)
-        return hidden @ params["second.weight"].T @ head.T
+        return hidden @ params["second.weight"].T @ head.T.to(hidden.device)
 
     return forward
 

@@ -9,12 +9,14 @@ from scipy.stats import binom
 
 from bounds.certificates import (
     Count,
+    Stratum,
     coefficient_kl,
     coefficient_pac_bayes,
     disagreement,
     held_out,
     mixture,
     pooled,
+    stratified_error,
 )
 from bounds.pac_bayes import kl_binary, kl_inverse
 from bounds.types import Bound, Estimate, InputError, Term
@@ -68,6 +70,39 @@ def test_coefficient_pac_bayes_by_hand():
     assert exact.delta == 0.04
     assert exact.terms[1].estimate.value == 0.0
     assert exact.value < bound.value
+
+
+def test_strata_are_kl_bounds_at_a_share_of_delta_weighted_by_examples():
+    strata = [Stratum(3, 700, 350), Stratum(290, 300, 150)]
+    rate, upper = stratified_error(strata, 0.01, posteriors_seen=3)
+    parts = [float(kl_inverse(s.errors / s.draws, math.log(2 * 3 / 0.01) / s.draws)) for s in strata]
+    assert rate == pytest.approx(0.7 * 3 / 700 + 0.3 * 290 / 300)
+    assert upper == pytest.approx(0.7 * parts[0] + 0.3 * parts[1], rel=1e-12)
+    mean = torch.zeros(2)
+    bound = coefficient_pac_bayes(strata, 500, mean, mean, 0.1, delta=0.04, draws=None, delta_draws=0.01)
+    rate, upper = stratified_error(strata, 0.01)
+    outer = float(kl_inverse(upper, math.log(2 * math.sqrt(500) / 0.04) / 500))
+    assert [t.estimate.value for t in bound.terms] == pytest.approx([rate, upper - rate, outer - upper])
+    assert bound.terms[1].estimate.n == 1000
+    assert bound.terms[1].estimate.status == "certified"
+    assert bound.delta == pytest.approx(0.05)
+    # the same judgements in one list cost twice as much: rates near 0 and 1 deviate least
+    assert upper < float(kl_inverse(rate, math.log(1 / 0.01) / 1000))
+
+
+def test_strata_cover_as_often_as_they_say():
+    """Examples of two kinds per stratum, so that judgements are not identically distributed; 4000 repetitions."""
+    generator = np.random.default_rng(0)
+    chances = (np.array([0.0, 0.04] * 40), np.array([0.9, 1.0] * 15))
+    truth = sum(c.sum() for c in chances) / 110
+    misses, without_price = 0, 0
+    for _ in range(4000):
+        strata = [Stratum(int((generator.random(len(c)) < c).sum()), len(c), len(c)) for c in chances]
+        rate, upper = stratified_error(strata, 0.05)
+        misses += upper < truth
+        without_price += rate < truth
+    assert misses / 4000 <= 0.05
+    assert without_price / 4000 > 0.3
 
 
 def test_mixture_is_weighted_certificates_at_a_share_each():
@@ -156,6 +191,12 @@ def test_coefficient_pac_bayes_refuses():
     ):
         with pytest.raises(InputError):
             coefficient_pac_bayes(*args, **options)
+    for strata, draws in (([], None), ([Stratum(1, 10, 10)], None), ([Stratum(1, 10, 100)], 10)):
+        with pytest.raises(InputError, match="strata"):
+            coefficient_pac_bayes(strata, 100, one, one, 0.1, delta=DELTA, draws=draws)
+    for counts in ((11, 10, 5), (-1, 10, 5), (0, 0, 5), (0, 5, 0)):
+        with pytest.raises(InputError):
+            Stratum(*counts)
     for bad in ([], [Count(1, 30)]):
         with pytest.raises(InputError):
             mixture(bad, (0.5, 0.5), DELTA)

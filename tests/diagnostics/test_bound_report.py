@@ -3,13 +3,18 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 
 from bounds.types import InputError
-from diagnostics import bound_report, cli, schema
+from diagnostics import bound_report, cli, linear_world, schema
 from diagnostics.bound_report import main, read_report
 from diagnostics.cache import Cache
 from diagnostics.path import ntk_radius
@@ -19,7 +24,9 @@ from diagnostics.settings import Settings
 from diagnostics.workspace import Subject, Workspace, check_match
 from merging import merge
 from merging.artifact import load, save
+from merging.processes import Processes
 from merging.suites import toy
+from tests.joined import together
 
 QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "5"]
 SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3)
@@ -73,7 +80,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
     merge_report = content(made)["merges"][0]
     paths = merge_report["sweep"]["paths"]
     points = paths[0]["points"]
-    assert [p["kind"] for p in paths] == ["merge", "expert", "random"]
+    assert [p["kind"] for p in paths] == ["merge", "expert", "expert", "expert", "random"]
     assert [p["s"] for p in points] == [0, 0.5, 1, 1.5, 2]
     for path in paths:  # at s = 0 all paths are at θ_0
         assert path["points"][0]["risk"] == pytest.approx(points[0]["risk"])
@@ -87,7 +94,7 @@ def test_the_sweep_starts_at_the_base_passes_the_merge_and_bounds_the_risk(made)
                 assert sum(p["terms"][reading].values()) == pytest.approx(value)
     at_merge = {b["reading"]: b["value"] for b in merge_report["bound"]["readings"]}
     assert points[2]["bounds"] == pytest.approx(at_merge)
-    assert paths[0]["norm"] == pytest.approx(paths[2]["norm"])
+    assert paths[0]["norm"] == pytest.approx(paths[-1]["norm"])
     assert paths[0]["norm"] == pytest.approx(merge_report["bound"]["distance"])
 
 
@@ -181,23 +188,41 @@ def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
     space = workspace(suite, artifact, cache=tmp_path / "cache")
     done = []
 
-    def interrupted(*arguments, original=Workspace._world):
+    def interrupted(task, *arguments, original=linear_world.products, **more):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(arguments[1])
-        return original(*arguments)
+        done.append(task.name)
+        return original(task, *arguments, **more)
 
-    monkeypatch.setattr(Workspace, "_world", interrupted)
+    monkeypatch.setattr(linear_world, "products", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(space)
-    assert done == [0, 1]
+    assert done == ["task0", "task1"]
     again = []
     monkeypatch.undo()
-    original = Workspace._world
-    monkeypatch.setattr(Workspace, "_world", lambda *a: again.append(a[1]) or original(*a))
+    original = linear_world.products
+    monkeypatch.setattr(linear_world, "products", lambda t, *a, **k: again.append(t.name) or original(t, *a, **k))
     report = build(workspace(suite, artifact, cache=tmp_path / "cache"))
-    assert again == [2]
+    assert again == ["task2"]
     assert without_times(report) == without_times(build(workspace(suite, artifact)))
+
+
+def test_an_interrupt_is_one_line_and_status_130_and_leaves_only_the_cache(tmp_path):
+    save(make(toy.build(), "average"), tmp_path / "a.pt")
+    command = ["-m", "diagnostics.bound_report", "--merged", "a.pt", "--workers", "2", "--points", "61"]
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:  # fmt: skip
+        cache = tmp_path / "report" / "cache"
+        while process.poll() is None and len(list(cache.glob("*.pt"))) < 3:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error == "interrupted; nothing half-written\n"
+    assert [p.name for p in (tmp_path / "report").iterdir()] == ["cache"]
+    assert not [p.name for p in cache.iterdir() if p.name.startswith(".")]
 
 
 def test_a_spent_budget_leaves_sections_out_and_says_so(tmp_path):
@@ -269,6 +294,7 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "good.pt", "--alpha", "1", "2"], "alpha: expected 3 weights"),
         (["--merged", "good.pt", "--device", "abacus"], "device: expected"),
         (["--merged", "good.pt", "--workers", "0"], "workers: expected"),
+        (["--merged", "good.pt", "--delta", "2"], "delta: expected a probability"),
         (["--merged", "good.pt", "--json", "no/such.json"], "--json no/such.json: expected"),
         (["show", "none.json"], "report none.json: expected a file of schema"),
         (["show", "foreign.pt"], "report foreign.pt: expected a file of schema"),
@@ -303,7 +329,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/2"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/3"
     assert captured.err == ""
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
@@ -316,6 +342,12 @@ def test_show_prints_what_the_report_printed(made, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert " ".join(content(made)["verdict"][0].split()) in out
     assert "ladder (8)" in out
+    shown = subprocess.run(
+        [sys.executable, "-m", "diagnostics.cli", "report", "show", "none.json"], capture_output=True, text=True,
+        cwd=made, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("error: report none.json: expected a file of schema")
 
 
 def test_labels_are_methods_or_file_names(tmp_path):
@@ -335,3 +367,24 @@ def test_the_console_script_dispatches(capsys, tmp_path):
     assert "expected merge or report or sweep" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
     assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2
+
+
+def test_two_processes_share_the_work_and_report_the_same(tmp_path):
+    suite = toy.build()
+    artifact = make(suite)
+
+    def numbers(joined=None):
+        done = []
+        space = workspace(suite, artifact)
+        space.cache = Cache(tmp_path / "joined" if joined else None, joined or Processes())
+        draw = space._draw
+        space._draw = lambda index, sigmas: done.append(index) or draw(index, sigmas)
+        plain = to_plain(build(space, ("accuracy", "bound")))
+        return {name: value for name, value in plain.items() if name != "provenance"}, done
+
+    expected, everything = numbers()
+    first, second = together(numbers)
+    assert first[0] == second[0] == expected
+    assert first[1]
+    assert second[1]
+    assert sorted(first[1] + second[1]) == sorted(everything) == [0, 1, 2]

@@ -105,6 +105,40 @@ def test_figures_use_the_pages_ink_and_files_are_black_on_white(page, folder):
         assert "var(" not in path.read_text(encoding="utf-8")
 
 
+def test_figures_of_merges_no_longer_shown_are_removed_and_nothing_else_is(folder, tmp_path):
+    shutil.copytree(folder / "r", tmp_path / "r")
+    figures = tmp_path / "r" / "figures"
+    arguments = ["--merged", str(folder / "a.pt"), "--out", str(tmp_path / "r"), *QUICK]
+    before = {p.name for p in figures.iterdir()}
+    (figures / "mine.svg").write_text("a reader's own")
+    (figures / "terms-2.png").write_bytes(b"changed by somebody")
+    assert main(arguments) == 0
+    left = {p.name for p in figures.iterdir()}
+    assert left == {n for n in before if "-2." not in n} | {"mine.svg", "terms-2.png"}
+    (figures / "manifest.json").write_text("{")  # a damaged manifest names nothing
+    assert main([*arguments, "--sections", "accuracy"]) == 0
+    assert {p.name for p in figures.iterdir()} == left
+    assert main(arguments) == 0
+    assert main([*arguments, "--sections", "bound"]) == 0
+    shown = {n for n in before if n.startswith("terms-1")} | {"manifest.json", "mine.svg", "terms-2.png"}
+    assert {p.name for p in figures.iterdir()} == shown
+
+
+def test_only_figures_whose_numbers_changed_are_drawn_again(folder, tmp_path, monkeypatch):
+    drawn = []
+    from diagnostics import figures
+
+    original = figures.draw_figure
+    monkeypatch.setattr(figures, "draw_figure", lambda name, *a: drawn.append(name) or original(name, *a))
+    arguments = ["--merged", str(folder / "a.pt"), "--out", str(tmp_path / "r"), *QUICK]
+    assert main([*arguments, "--sections", "bound", "accuracy"]) == 0
+    assert drawn == ["terms"]
+    assert main([*arguments, "--sections", "bound", "accuracy", "distillation"]) == 0
+    assert drawn == ["terms", "ladder"]
+    assert main([*arguments, "--sections", "bound"]) == 0  # the line of the measured risk is gone
+    assert drawn == ["terms", "ladder", "terms"]
+
+
 def test_every_sweep_figure_shows_the_three_readings_with_units_and_n(folder):
     text = (folder / "r" / "figures" / "sweep-1.svg").read_text(encoding="utf-8")
     for part in ("assumed-linear", "linearised", "corrected", "measured risk", "(nats)", "n = 24", "distance"):

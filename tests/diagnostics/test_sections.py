@@ -11,7 +11,7 @@ from bounds.pac_bayes import kl_inverse
 from bounds.types import InputError
 from diagnostics.cache import Cache
 from diagnostics.report import build
-from diagnostics.sections import certificates, comparison, flatness
+from diagnostics.sections import certificates, comparison, flatness, gibbs
 from diagnostics.sections.gibbs import OWN_PRIOR, merged_draws
 from diagnostics.settings import Settings
 from diagnostics.workspace import Subject, Workspace
@@ -72,6 +72,7 @@ def test_side_by_side_certificates_pay_for_each_other(suite, learned):
     assert two.models_looked_at == 2
     assert all(b.value > a.value for a, b in zip(one.rows[:3], two.rows[:3], strict=True))
     assert two.gibbs[0].delta == pytest.approx(one.gibbs[0].delta / 2)
+    assert sum(g.delta for g in one.gibbs) == pytest.approx(0.05)
 
 
 def test_a_choice_on_validation_pays_for_every_candidate_and_loses_its_own_prior(suite):
@@ -97,18 +98,26 @@ def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, l
     rows = certificates.compute(space, space.subjects[0]).gibbs
     assert [r.data_free for r in rows] == [True, False]
     mean = learned.coefficients.double()
+    mean_wrong = torch.cat(errors(suite, learned.merged, "validation"))
     for row in rows:
         prior = mean if row.prior == OWN_PRIOR else torch.full_like(mean, 1 / 3 if row.prior == "1/T" else 0.3)
         assert row.kl == pytest.approx(float((mean - prior).square().sum()) / (2 * row.scale**2))
-        assert row.grid_size == 9
-        assert row.posteriors_seen == 2
-        inner = float(kl_inverse(row.observed, math.log(2 / 0.025) / row.draws))
-        nats = (row.kl + math.log(2 * math.sqrt(row.n) * 9 / 0.025)) / row.n
+        assert row.grid_size == (1 if row.prior == OWN_PRIOR else 4)
+        assert row.delta == pytest.approx(0.025)
+        inner = row.observed + row.monte_carlo_margin
+        nats = (row.kl + math.log(2 * math.sqrt(row.n) * row.grid_size / (0.9 * 0.025))) / row.n
         assert row.value == pytest.approx(min(1.0, float(kl_inverse(inner, nats))))
-        assert row.observed + row.monte_carlo_margin == pytest.approx(inner)
         assert row.value > row.observed
-    assert rows[0].draws == rows[0].n
-    assert rows[1].draws == 3 * rows[1].n
+    assert rows[0].draws == rows[0].n == len(mean_wrong)
+    assert rows[1].draws == 2 * rows[1].n
+    own = rows[1]  # its strata: where λ̂ itself is right and wrong, each at half of a tenth of δ/2
+    found = gibbs.judged_strata(space, space.subjects[0], own.scale, 2)
+    assert [s.examples for s in found] == [int((1 - mean_wrong).sum()), int(mean_wrong.sum())]
+    assert [s.draws for s in found] == [2 * s.examples for s in found]
+    assert sum(s.errors for s in found) == pytest.approx(own.observed * own.draws)
+    upper = [float(kl_inverse(s.errors / s.draws, math.log(2 / 0.0025) / s.draws)) for s in found]
+    together = sum(u * s.examples / own.n for u, s in zip(upper, found, strict=True))
+    assert own.observed + own.monte_carlo_margin == pytest.approx(together)
     # the Gibbs error itself, by many draws that each judge the whole split
     for row in rows:
         generator = torch.Generator().manual_seed(7)
@@ -118,8 +127,25 @@ def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, l
             float(torch.cat(errors(suite, {k: v[i] for k, v in thetas.items()}, "validation")).mean())
             for i in range(300)
         ]
-        gibbs = sum(rates) / len(rates)
-        assert row.observed == pytest.approx(gibbs, abs=4 * math.sqrt(0.25 / row.draws))
+        expected = sum(rates) / len(rates)
+        assert row.observed == pytest.approx(expected, abs=4 * math.sqrt(0.25 / row.draws))
+
+
+def test_the_choice_within_a_list_is_the_least_kl_and_the_smaller_s_where_it_is_zero():
+    mean = torch.full((3, 2), 0.3, dtype=torch.float64)
+    priors = {"1/T": torch.full_like(mean, 1 / 3), "0.3": mean.clone()}
+    chosen = gibbs.PriorChoice.best(priors, (0.01, 0.3), mean)
+    assert (chosen.name, chosen.scale, chosen.grid) == ("0.3", 0.01, 4)
+    chosen = gibbs.PriorChoice.best(priors, (0.01, 0.3), mean + 0.3)
+    assert (chosen.name, chosen.scale) == ("1/T", 0.3)
+
+
+def test_judgements_belong_to_the_examples_they_are_counted_for(suite, learned):
+    """With s = 0 the draws are λ̂: no example changes sides. (A shifted order would mix the strata.)"""
+    space = workspace(suite, learned)
+    right, wrong = gibbs.judged_strata(space, space.subjects[0], 0.0, 2)
+    assert right.errors == 0
+    assert wrong.errors == wrong.draws > 0
 
 
 def test_draws_are_merged_as_merges_are(suite):

@@ -50,13 +50,14 @@ def displacement(suite, artifact):
 
 @pytest.fixture(scope="module")
 def worlds(suite, blocks, displacement):
-    return [
-        linear_world.measure(
-            task, i, suite.task_vectors.base, [*suite.task_vectors.deltas, displacement], blocks,
-            held_out=24, kernel=12, train=60, seed=0,
-        )
-        for i, task in enumerate(suite.tasks)
-    ]  # fmt: skip
+    base, directions = suite.task_vectors.base, [*suite.task_vectors.deltas, displacement]
+    found = []
+    for i, task in enumerate(suite.tasks):
+        held_out = linear_world.subsample(task.test, 24, 0)
+        products = linear_world.products(task, held_out, i, base, directions, blocks, kernel=12, train=60, seed=0)
+        kernel = linear_world.kernels(task, held_out, base, blocks)
+        found.append(linear_world.LinearTask(held_out=held_out, kernel=kernel, **products))
+    return found
 
 
 def dense_jacobian(task, params, inputs):

@@ -18,6 +18,12 @@ def squared_error(student, teacher, temperature):
     return 0.5 * (student - teacher).square().sum(dim=1).mean()
 
 
+def gradient(leaf: torch.Tensor) -> torch.Tensor:
+    """The gradient a leaf has."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def quadratic_problem(perturbation: str) -> tuple[Problem, torch.Tensor, torch.Tensor]:
     """Linear networks and squared error: L(λ) = λ^T A λ/2 - b^T λ + const. Returns the problem, A and b."""
     generator = torch.Generator().manual_seed(0)

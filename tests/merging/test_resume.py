@@ -1,0 +1,144 @@
+"""Checkpoints: a resumed merge gives the very bits of an uninterrupted one, wherever it was killed."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from bounds.types import InputError
+from merging import Task, merge
+from merging.__main__ import main
+from merging.artifact import load
+from merging.execution import Execution
+from merging.files import write
+from merging.suites import toy
+
+STEPS = 40
+SETTINGS = {"steps": STEPS, "examples": 16, "batch": 4}
+
+
+def run(path=None, *, every=1, resume=False, **settings) -> torch.Tensor:
+    suite = toy.build(overlap=0.5)
+    execution = Execution(checkpoint=path, every=every, resume=resume)
+    result = merge("samerging", suite.task_vectors, suite.tasks, execution=execution, **{**SETTINGS, **settings})
+    assert result.coefficients is not None
+    assert len(result.history["loss"]) == {**SETTINGS, **settings}["steps"]
+    return result.coefficients
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"perturbation": "momentum"}, {"perturbation": "random"}, {"average": "ema"}, {"optimizer": "sgd"}],
+)
+def test_stopped_and_resumed_is_the_same_run(tmp_path, settings):
+    path = tmp_path / "out.pt.checkpoint"
+    run(path, every=7, **{**settings, "steps": 24})  # the last checkpoint is of step 21
+    assert torch.equal(run(path, every=7, resume=True, **settings), run(**settings))
+
+
+def test_killed_at_thirty_random_moments_nothing_is_lost(tmp_path):
+    """A child merges and is killed; the next goes on. Between kills every checkpoint must be readable."""
+    path, expected, moments = tmp_path / "out.pt.checkpoint", run(), random.Random(0)
+    kills, finished = 0, False
+    start = time.perf_counter()
+    run()
+    whole = time.perf_counter() - start
+    while kills < 30:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(path, resume=True)
+            finally:
+                os._exit(0)
+        time.sleep(moments.uniform(0, 1.2 * whole / 4))
+        os.kill(child, signal.SIGKILL)
+        finished |= os.waitpid(child, 0)[1] == 0
+        kills += 1
+        if path.exists():
+            assert torch.load(path, weights_only=True)["schema"]
+            if torch.load(path, weights_only=True)["steps"] == STEPS:
+                assert torch.equal(run(path, resume=True), expected)
+                path.unlink()
+        assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} <= {path.name}
+    assert torch.equal(run(path, resume=True), expected)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
+    suite, path, calls = toy.build(), tmp_path / "c", []
+
+    def broken(params, inputs):
+        calls.append(1)
+        return suite.tasks[1].forward(params, inputs) * (float("nan") if len(calls) > 9 else 1.0)
+
+    task = suite.tasks[1]
+    splits = {"train": task.train, "calibration": task.calibration, "validation": task.validation, "test": task.test}
+    tasks = [suite.tasks[0], Task("task1", broken, task.class_names, **splits), suite.tasks[2]]
+    with pytest.raises(InputError, match=r"loss of task 'task1' at step 8: .*last good steps are in .*--resume"):
+        merge(
+            "samerging",
+            suite.task_vectors,
+            tasks,
+            execution=Execution(checkpoint=path, every=3),
+            steps=20,
+            examples=8,
+            perturbation="none",
+        )
+    kept = torch.load(path, weights_only=True)
+    assert kept["steps"] == 6
+    assert bool(torch.isfinite(kept["coefficients"]).all())
+
+
+def test_an_earlier_checkpoint_is_neither_lost_nor_mixed_up(tmp_path):
+    path = tmp_path / "c"
+    run(path, steps=5)
+    content = path.read_bytes()
+    for settings, message in (
+        ({}, "add --resume to go on"),
+        ({"resume": True, "seed": 1}, "settings"),
+        ({"resume": True, "rho": 0.2}, "settings"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(path, **settings)
+    assert path.read_bytes() == content
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="complete checkpoint"):
+        run(path, resume=True)
+    write(path, lambda file: torch.save({"schema": "other"}, file))
+    with pytest.raises(InputError, match="another file"):
+        run(path, resume=True)
+    with pytest.raises(InputError, match="the file of a checkpoint"):
+        run(None, resume=True)
+    with pytest.raises(InputError, match="at least 1 step"):
+        run(path, every=0)
+
+
+def test_the_command_resumes_and_clears_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--suite", "toy", "--examples", "8", "--checkpoint-every", "2"]
+    assert main([*arguments, "--steps", "7", "--out", "straight.pt"]) == 0
+    suite = toy.build()
+    execution = Execution(checkpoint=tmp_path / "out.pt.checkpoint", every=2)
+    merge("samerging", suite.task_vectors, suite.tasks, execution=execution, examples=8, steps=5)
+    assert main([*arguments, "--steps", "7"]) == 2, "a checkpoint is there and --resume was not given"
+    assert main([*arguments, "--steps", "7", "--resume"]) == 0
+    left, right = load("straight.pt").coefficients, load("out.pt").coefficients
+    assert left is not None
+    assert right is not None
+    assert torch.equal(left, right)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.pt", "straight.pt"]
+
+
+def test_what_a_method_cannot_follow_is_refused(tmp_path):
+    suite = toy.build()
+    for execution, message in (
+        (Execution(autocast="bfloat16"), "autocast of average"),
+        (Execution(resume=True), "resume of average"),
+    ):
+        with pytest.raises(InputError, match=message):
+            merge("average", suite.task_vectors, suite.tasks, execution=execution)
+    for device in ("nonsense", "meta", "cuda:99"):
+        with pytest.raises(InputError, match="device: expected"):
+            Execution(device=device)
