@@ -143,6 +143,8 @@ def _shown(artifact: MergeArtifact) -> str:
     parts = [f"{key}={value}" for key, value in artifact.settings.items() if value is not None]
     if artifact.coefficients is not None and artifact.coefficients.unique().numel() == 1:
         parts.append(f"every coefficient {float(artifact.coefficients.flatten()[0]):.4g}")
+    elif "chosen_scale" in artifact.history:
+        parts.append(f"scale {artifact.history['chosen_scale'][0]:.4g} chosen on validation")
     norms = artifact.history.get("perturbation_norm", [])
     if norms and artifact.settings.get("perturbation") != "none":
         zero = sum(norm == 0 for norm in norms)

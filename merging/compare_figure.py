@@ -48,7 +48,8 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 def _kind(row: Measurement) -> str:
     if row.passes:
         return "gradients"
-    return "no data" if METHODS[row.method].needs == "nothing" else "data, no gradient"
+    looks = row.settings["scale"] is None if "scale" in row.settings else METHODS[row.method].needs != "nothing"
+    return "data, no gradient" if looks else "no data"
 
 
 def _figure(rows: Sequence[Measurement], suite: str) -> Figure:
