@@ -36,7 +36,8 @@ from diagnostics.sections.heterogeneity import HeterogeneitySection
 from diagnostics.sections.sweep import SweepSection
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 
 SCHEMA = "mergebound.report/3"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,39 +16,21 @@ import torch
 from torch import Tensor
 
 from bounds.linearize import jvp_scores
-from bounds.types import Blocks, Bound, Params, Sample, refuse
+from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
 from diagnostics import anchors as expert_side
 from diagnostics import linear_world, network_world
-from diagnostics.cache import Cache, digest, digest_params
+from diagnostics.cache import Cache, digest
+from diagnostics.device import SPLITS, moved
 from diagnostics.merge_terms import NetworkAtPoint
 from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.settings import Settings
+from diagnostics.subject import Subject, check_match
 from diagnostics.workers import Track, each, silent, warm_up
-from merging.artifact import MergeArtifact
 from merging.params import combine, partition, subtract
 from merging.suites import Suite
 from merging.task import Task, score
 from merging.task_vectors import TaskVectors
-
-SPLITS = ("train", "calibration", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One artifact of a report: its label (a column's head), the file it came from, and a hash of what it says."""
-
-    label: str
-    file: str
-    artifact: MergeArtifact
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of the merged weights, the coefficients and how they were made."""
-        artifact = self.artifact
-        lam = {} if artifact.coefficients is None else {"λ": artifact.coefficients}
-        described = (artifact.method, artifact.suite, artifact.settings, artifact.sources, artifact.history)
-        return digest(digest_params(artifact.merged), digest_params(lam), *described)
 
 
 @dataclass(frozen=True)
@@ -59,30 +41,6 @@ class Pieces:
     key: str
     function: Callable[[int], Mapping[str, Any]]
     count: int
-
-
-def check_match(suite: Suite, artifact: MergeArtifact) -> None:
-    """Check that an artifact was made from this very suite.
-
-    Raises:
-        InputError: other tasks, other files, other parameter names or shapes.
-    """
-    cure = "report on it with the suite it was merged from"
-    if list(artifact.names) != list(suite.task_vectors.names):
-        refuse("artifact's tasks", expected=list(suite.task_vectors.names), got=list(artifact.names), cure=cure)
-    changed = sorted(k for k in {*artifact.sources, *suite.sources} if artifact.sources.get(k) != suite.sources.get(k))
-    if changed:
-        got = f"others for {changed[:3]}"
-        refuse("artifact's sources", expected="the files of the suite, by sha256", got=got, cure=cure)
-    base = suite.task_vectors.base
-    wrong = sorted(
-        k
-        for k in {*artifact.merged, *base}
-        if k not in base or k not in artifact.merged or artifact.merged[k].shape != base[k].shape
-    )
-    if wrong:
-        got = f"others at {wrong[:3]}"
-        refuse("artifact's weights", expected="the suite's parameter names and shapes", got=got, cure=cure)
 
 
 @dataclass
@@ -119,7 +77,7 @@ class Workspace:
         suite = self.load()
         for subject in self.subjects:
             check_match(suite, subject.artifact)
-        return suite if self.device == "cpu" else _moved(suite, self.device)
+        return suite if self.device == "cpu" else moved(suite, self.device)
 
     def prepare(self) -> None:
         """Load here what processes would otherwise load one by one after they are forked."""
@@ -386,35 +344,3 @@ def _scores(task: Task, params: Params, sample: Sample) -> Tensor:
 def _labels(sample: Sample) -> Tensor:
     assert sample.labels is not None
     return sample.labels.cpu()
-
-
-def _moved(suite: Suite, device: str) -> Suite:
-    """Return the suite with weights and examples on a device; heads follow the weights."""
-
-    def params(values: Params) -> dict[str, Tensor]:
-        return {name: value.to(device) for name, value in values.items()}
-
-    def sample(s: Sample) -> Sample:
-        inputs = s.inputs.to(device) if isinstance(s.inputs, Tensor) else {k: v.to(device) for k, v in s.inputs.items()}
-        return Sample(inputs, None if s.labels is None else s.labels.to(device))
-
-    vectors = suite.task_vectors
-    return replace(
-        suite,
-        task_vectors=TaskVectors(params(vectors.base), [params(d) for d in vectors.deltas], vectors.names),
-        tasks=[replace(task, **{split: sample(getattr(task, split)) for split in SPLITS}) for task in suite.tasks],
-    )
-
-
-def check_device(device: str) -> str:
-    """Return a device that PyTorch can use here.
-
-    Raises:
-        InputError: unknown, or not present.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        got = f"{device!r} ({str(error).splitlines()[0][:80]})"
-        refuse("device", expected="a device of this machine, e.g. cpu or cuda", got=got, cure="use --device cpu")
-    return device

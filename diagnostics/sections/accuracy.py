@@ -8,7 +8,8 @@ import torch
 
 from bounds.types import Estimate, weighted_sum
 from diagnostics.linear_world import losses
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging.evaluation import TaskRow
 from merging.task import accuracy, cross_entropy
 

@@ -9,7 +9,8 @@ from bounds.single_model import READINGS
 from bounds.theorems import vertices
 from bounds.types import Bound, Estimate, Status
 from diagnostics.anchors import Anchors
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging.params import norm
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from bounds.certificates import Count, disagreement, mixture, pooled
 from bounds.types import Bound
 from diagnostics.sections.gibbs import GibbsRow, certify
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging.methods import METHODS
 
 

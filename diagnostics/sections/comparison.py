@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bounds.types import Estimate
 from diagnostics.linear_world import losses
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bounds.distillation import Rung, ladder
 from bounds.types import Estimate
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 
 
 @dataclass(frozen=True)

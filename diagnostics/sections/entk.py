@@ -11,7 +11,8 @@ from torch import Tensor
 from bounds import ntk
 from bounds.types import Params
 from diagnostics.cache import digest
-from diagnostics.workspace import Pieces, Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Pieces, Workspace
 
 
 @dataclass(frozen=True)

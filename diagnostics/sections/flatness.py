@@ -14,7 +14,8 @@ from bounds.flatness import sharpness
 from bounds.products import BATCH_SIZE
 from bounds.types import Forward, Params, Sample
 from diagnostics.cache import digest
-from diagnostics.workspace import Pieces, Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Pieces, Workspace
 from merging.params import squared_norms
 
 LANCZOS_TOLERANCE = 0.02

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bounds.heterogeneity import heterogeneity
 from bounds.types import Estimate
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 
 
 @dataclass(frozen=True)

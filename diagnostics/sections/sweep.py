@@ -15,7 +15,8 @@ from diagnostics.cache import digest
 from diagnostics.path import Path, SweepPoint, ntk_radius
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections.entk import grams
-from diagnostics.workspace import Pieces, Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Pieces, Workspace
 from merging.params import norm, squared_norms, subtract
 from merging.task_vectors import merged
 

@@ -21,7 +21,8 @@ from diagnostics.path import ntk_radius
 from diagnostics.plain import to_plain
 from diagnostics.report import SECTIONS, build
 from diagnostics.settings import Settings
-from diagnostics.workspace import Subject, Workspace, check_match
+from diagnostics.subject import Subject, check_match
+from diagnostics.workspace import Workspace
 from merging import merge
 from merging.artifact import load, save
 from merging.processes import Processes

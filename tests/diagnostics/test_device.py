@@ -5,10 +5,12 @@ import torch
 
 from bounds.types import InputError, Sample
 from diagnostics.cache import Cache
+from diagnostics.device import check_device
 from diagnostics.plain import to_plain
 from diagnostics.report import build
 from diagnostics.settings import Settings
-from diagnostics.workspace import Subject, Workspace, check_device
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging import merge
 from merging.suites import mini8, toy
 from merging.suites.base import Suite
@@ -38,7 +40,7 @@ def plain(result):
 
 def test_a_tensor_left_behind_is_found():
     with elsewhere() as device, pytest.raises(RuntimeError, match="two devices"):
-        torch.ones(3, device=device) + torch.ones(3)
+        _ = torch.ones(3, device=device) + torch.ones(3)
 
 
 def test_a_report_on_another_device_says_the_same():

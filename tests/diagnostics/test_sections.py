@@ -14,7 +14,8 @@ from diagnostics.report import build
 from diagnostics.sections import certificates, comparison, flatness, gibbs
 from diagnostics.sections.gibbs import OWN_PRIOR, merged_draws
 from diagnostics.settings import Settings
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging import merge, merged
 from merging.params import partition
 from merging.suites import toy

@@ -12,8 +12,9 @@ from diagnostics.cache import Cache
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections import sweep as section
 from diagnostics.settings import Settings
+from diagnostics.subject import Subject
 from diagnostics.sweep import as_csv, main
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.workspace import Workspace
 from merging import merge, merged
 from merging.artifact import save
 from merging.params import combine, norm
@@ -178,6 +179,7 @@ def test_the_sweep_of_coefficients_is_the_merge_of_scaled_coefficients(suite, ar
     risks = []
     for task in suite.tasks:
         sample = workspace.held_out(task)
+        assert sample.labels is not None
         risks.append(float(torch.nn.functional.cross_entropy(task.forward(theta, sample.inputs), sample.labels)))
     assert point.risk.value == pytest.approx(sum(risks) / 3)
     moved = {name: value - suite.task_vectors.base[name] for name, value in theta.items()}

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from bounds.types import Estimate
 from diagnostics import anchors, linear_world, merge_terms, network_world
 from diagnostics.settings import Settings
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging import merge
 from merging.params import combine, partition, squared_norms, subtract
 from merging.suites import toy

@@ -1,0 +1,46 @@
+"""Where a report computes: a device of PyTorch, checked at the door, and a suite moved to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bounds.types import Params, Sample, refuse
+from merging.suites import Suite
+from merging.task_vectors import TaskVectors
+
+SPLITS = ("train", "calibration", "validation", "test")
+
+
+def moved(suite: Suite, device: str) -> Suite:
+    """Return the suite with weights and examples on a device; heads follow the weights."""
+
+    def params(values: Params) -> dict[str, Tensor]:
+        return {name: value.to(device) for name, value in values.items()}
+
+    def sample(s: Sample) -> Sample:
+        inputs = s.inputs.to(device) if isinstance(s.inputs, Tensor) else {k: v.to(device) for k, v in s.inputs.items()}
+        return Sample(inputs, None if s.labels is None else s.labels.to(device))
+
+    vectors = suite.task_vectors
+    return replace(
+        suite,
+        task_vectors=TaskVectors(params(vectors.base), [params(d) for d in vectors.deltas], vectors.names),
+        tasks=[replace(task, **{split: sample(getattr(task, split)) for split in SPLITS}) for task in suite.tasks],
+    )
+
+
+def check_device(device: str) -> str:
+    """Return a device that PyTorch can use here.
+
+    Raises:
+        InputError: unknown, or not present.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        got = f"{device!r} ({str(error).splitlines()[0][:80]})"
+        refuse("device", expected="a device of this machine, e.g. cpu or cuda", got=got, cure="use --device cpu")
+    return device
