@@ -16,9 +16,9 @@ from diagnostics import benchmark_bounds, benchmark_merge
 from merging.commands import run
 
 app = SubcommandApp()
-app.command(benchmark_bounds.measure, name="bounds")
-app.command(benchmark_merge.measure, name="merge")
-app.command(benchmark_merge.memory, name="memory")
+app.command(name="bounds")(benchmark_bounds.measure)
+app.command(name="merge")(benchmark_merge.measure)
+app.command(name="memory")(benchmark_merge.memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
