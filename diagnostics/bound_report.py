@@ -16,7 +16,6 @@ import tyro
 
 from bounds.types import InputError, refuse
 from diagnostics.cache import Cache, write
-from diagnostics.device import check_device
 from diagnostics.figure_files import write_figures
 from diagnostics.page import draw, render
 from diagnostics.plain import from_plain, to_plain
@@ -29,6 +28,7 @@ from diagnostics.workspace import Workspace
 from merging import suites
 from merging.artifact import load
 from merging.commands import console, run, track
+from merging.execution import check_device
 from merging.processes import Processes, processes
 from merging.rows import silent
 

@@ -1,13 +1,12 @@
-"""Where a report computes: a device of PyTorch, checked at the door, and a suite moved to it."""
+"""Where a report computes: a suite moved to a device of PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from bounds.types import Params, Sample, refuse
+from bounds.types import Params, Sample
 from merging.suites import Suite
 from merging.task_vectors import TaskVectors
 
@@ -30,17 +29,3 @@ def moved(suite: Suite, device: str) -> Suite:
         task_vectors=TaskVectors(params(vectors.base), [params(d) for d in vectors.deltas], vectors.names),
         tasks=[replace(task, **{split: sample(getattr(task, split)) for split in SPLITS}) for task in suite.tasks],
     )
-
-
-def check_device(device: str) -> str:
-    """Return a device that PyTorch can use here.
-
-    Raises:
-        InputError: unknown, or not present.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        got = f"{device!r} ({str(error).splitlines()[0][:80]})"
-        refuse("device", expected="a device of this machine, e.g. cpu or cuda", got=got, cure="use --device cpu")
-    return device

@@ -48,26 +48,17 @@ class Execution:
         return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.autocast))
 
 
-def check_device(name: str) -> torch.device:
-    """Return the device, in full float32 (no tf32).
+def check_device(device: str) -> str:
+    """Return a device that PyTorch can use here, set to full float32 (no tf32).
 
     Raises:
-        InputError: an unknown or absent device.
+        InputError: unknown, or not present.
     """
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        refuse("device", expected="cpu or cuda", got=repr(name), cure="choose one")
-    if device.type not in ("cpu", "cuda"):
-        refuse("device", expected="cpu or cuda", got=repr(name), cure="choose one")
-    if device.type == "cuda":
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            refuse(
-                "device",
-                expected=f"one of {torch.cuda.device_count()} CUDA devices",
-                got=repr(name),
-                cure="use --device cpu",
-            )
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        got = f"{device!r} ({str(error).splitlines()[0][:80]})"
+        refuse("device", expected="a device of this machine, e.g. cpu or cuda", got=got, cure="use --device cpu")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     return device

@@ -139,6 +139,6 @@ def test_what_a_method_cannot_follow_is_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             merge("average", suite.task_vectors, suite.tasks, execution=execution)
-    for device in ("nonsense", "meta", "cuda:99"):
+    for device in ("nonsense", "cuda:99"):
         with pytest.raises(InputError, match="device: expected"):
             Execution(device=device)
