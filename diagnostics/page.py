@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -51,10 +52,11 @@ def draw(report: Report, cache: Cache, workers: int = 1) -> dict[str, Drawing]:
             keys[label] = digest(report.tasks, report.settings, [getattr(merge, section) for section in sections])
     new = [label for label in wanted if not cache.has(f"figure-{label}", keys[label])]
     made = dict(zip(new, _drawn(report, wanted, new, workers), strict=True)) if new else {}
-    return {
-        label: cache.data(Drawing, f"figure-{label}", key, lambda label=label: made[label])
-        for label, key in keys.items()
-    }
+
+    def again(label: str) -> Drawing:  # what is kept can be damaged
+        return made[label] if label in made else next(_drawn(report, wanted, [label], 1))
+
+    return {label: cache.data(Drawing, f"figure-{label}", key, partial(again, label)) for label, key in keys.items()}
 
 
 def _drawn(

@@ -137,6 +137,10 @@ def test_only_figures_whose_numbers_changed_are_drawn_again(folder, tmp_path, mo
     assert drawn == ["terms", "ladder"]
     assert main([*arguments, "--sections", "bound"]) == 0  # the line of the measured risk is gone
     assert drawn == ["terms", "ladder", "terms"]
+    for kept in (tmp_path / "r" / "cache").glob("figure-terms-1-*"):
+        kept.write_text("{")
+    assert main([*arguments, "--sections", "bound"]) == 0
+    assert drawn == ["terms", "ladder", "terms", "terms"]
 
 
 def test_every_sweep_figure_shows_the_three_readings_with_units_and_n(folder):
