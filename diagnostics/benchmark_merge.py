@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,9 +49,9 @@ class Case:
     autocast: Autocast
     perturbation: str
     passes: int
-    floor_seconds: float
+    floor_seconds: float | None
     step_seconds: float
-    ratio: float
+    ratio: float | None
     steps_per_second: float
     bytes_read: int
     file_bytes: int
@@ -85,7 +86,7 @@ def measure(
         folder: where the mapped file is made (and removed); the command says how large it is.
         repeats: alternating repetitions; the smallest time of each counts.
         threads: torch threads (0: torch's default).
-        floor: time the plain passes, too.
+        floor: time the plain passes, too; without them the first step is the one that is timed.
         json_out: also write the cases as JSON to this file (- for standard output, without the table).
     """
     for name in perturbations:
@@ -208,7 +209,9 @@ def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_f
     with peak_memory(private_bytes) as growth:
         problem = prepare(experts.vectors, experts.tasks, settings, execution)
         state = init(problem)
+        started = time.perf_counter()
         update(problem, state)
+        first = time.perf_counter() - started
     passes = int(PERTURBATIONS[perturbation].passes)
     leaves = {name: value.detach().clone().requires_grad_() for name, value in experts.vectors.base.items()}
 
@@ -219,7 +222,7 @@ def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_f
         for _ in range(passes):
             _plain_pass(experts.forward, leaves, experts.images, problem.teacher_scores, experts.batch, execution)
 
-    floor, taken = seconds(plain, step, repeats=repeats) if with_floor else (float("nan"), *seconds(step, repeats=1))
+    floor, taken = seconds(plain, step, repeats=repeats) if with_floor else (None, first)
     size = sum(tensor.nbytes for tensor in experts.vectors.stacked.values())
     return Case(
         model=model,
@@ -232,7 +235,7 @@ def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_f
         passes=passes,
         floor_seconds=floor,
         step_seconds=taken,
-        ratio=taken / floor,
+        ratio=None if floor is None else taken / floor,
         steps_per_second=1 / taken,
         bytes_read=2 * passes * size,  # one merge and one contraction a pass, each reads every task vector once
         file_bytes=0 if experts.file is None else experts.file.stat().st_size,
@@ -278,8 +281,8 @@ def _show(cases: Sequence[Case]) -> None:
             "float32" if case.autocast == "none" else case.autocast,
             case.perturbation,
             f"{case.step_seconds:.2f}",
-            f"{case.passes} in {case.floor_seconds:.2f}",
-            f"{case.ratio:.3f}",
+            "" if case.floor_seconds is None else f"{case.passes} in {case.floor_seconds:.2f}",
+            "" if case.ratio is None else f"{case.ratio:.3f}",
             f"{case.bytes_read / 1e9:.1f}",
             f"{case.peak_private_bytes / MIB:.0f}",
             f"{case.steps_per_second:.3f}",

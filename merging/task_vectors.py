@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
-from merging.linear_maps import Slice, add_rows, dot_rows, run, slices
+from merging.linear_maps import PART, add_rows, dot_rows, rows, run
 from merging.params import check_partition, partition, subtract
 from merging.storage import Storage, destination, is_written, read
 
@@ -232,20 +232,17 @@ def merged(
     column = {name: i for i, names in enumerate(blocks.values()) for name in names}
     weights = {name: coefficients[:, column[name]].to(task_vectors.dtype) for name in task_vectors.base}
     if out is None:
-        whole = slice(None)
         return {
-            name: add_rows(base.flatten(), _rows(task_vectors.stacked[name]), weights[name], whole).view_as(base)
+            name: add_rows(base.flatten(), rows(task_vectors.stacked[name]).T, weights[name]).view_as(base)
             for name, base in task_vectors.base.items()
         }
+    parts = []
     for name, base in task_vectors.base.items():
         if name not in out:
             out[name] = torch.empty(base.shape, dtype=task_vectors.dtype, device=coefficients.device)
-
-    def write(part: Slice) -> None:
-        base, rows = task_vectors.base[part.name].flatten(), _rows(task_vectors.stacked[part.name])
-        add_rows(base, rows, weights[part.name], part.range, out=out[part.name].view(-1)[part.range])
-
-    run(write, slices(task_vectors.base))
+        pieces = (base.flatten(), rows(task_vectors.stacked[name]).T, out[name].view(-1))
+        parts += [(weights[name], *part) for part in zip(*(piece.split(PART) for piece in pieces), strict=True)]
+    run(lambda part: add_rows(part[1], part[2], part[0], out=part[3]), parts)
     return out
 
 
@@ -255,19 +252,15 @@ def contract(task_vectors: TaskVectors, gradient: Params, blocks: Blocks) -> Ten
     The adjoint of :func:`merged`: ∇_λ L = contract(∇_θ L). Products are taken in at least float32 and added up in
     float64; every task vector is read once.
     """
-
-    def inner_products(part: Slice) -> Tensor:
-        return dot_rows(_rows(task_vectors.stacked[part.name]), gradient[part.name].flatten(), part.range)
-
-    parts = slices({name: task_vectors.base[name] for names in blocks.values() for name in names})
-    column = {name: i for i, names in enumerate(blocks.values()) for name in names}
+    parts, columns = [], []
+    for column, names in enumerate(blocks.values()):
+        for name in names:
+            matrix, vector = rows(task_vectors.stacked[name]), gradient[name].flatten()
+            cut = list(zip(matrix.split(PART, dim=1), vector.split(PART), strict=True))
+            parts += cut
+            columns += [column] * len(cut)
     device = next(iter(gradient.values())).device
     result = torch.zeros(len(task_vectors), len(blocks), dtype=torch.float64, device=device)
-    for part, value in zip(parts, run(inner_products, parts), strict=True):
-        result[:, column[part.name]] += value
+    for column, value in zip(columns, run(lambda part: dot_rows(*part), parts), strict=True):
+        result[:, column] += value
     return result.to(task_vectors.dtype)
-
-
-def _rows(stacked: Tensor) -> Tensor:
-    """View stacked deltas [T, ...] as a matrix [T, numbers]."""
-    return stacked.reshape(len(stacked), -1)

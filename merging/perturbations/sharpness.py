@@ -31,8 +31,9 @@ def sharpness_aware(ascend: Callable[[Tensor, Pass, float], Displacement]) -> Ca
 
     def descend(step: Step) -> Descent:
         here = step.at()
-        shift = ascend(step.coefficients, here, step.rho)
-        return Descent(step.at(shift).coefficients, here.losses, shift.norm)
+        losses, shift = here.losses, ascend(step.coefficients, here, step.rho)
+        del here  # its ∇_θ, as large as the network, would stay in memory during the second pass
+        return Descent(step.at(shift).coefficients, losses, shift.norm)
 
     return descend
 
