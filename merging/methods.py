@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from bounds.types import refuse
-from merging import closed_form, learned
+from merging import closed_form, gauss_newton, learned
 from merging.artifact import MergeArtifact
 from merging.rows import Method, Progress, silent
 from merging.task import Task
 from merging.task_vectors import TaskVectors
 
-METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS}
+METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
 
 
 def method_settings(method: str) -> type:
