@@ -109,7 +109,7 @@ def _runs(command: Command) -> dict[str, Any]:
     """Label -> settings of every run."""
     shared: dict[str, Any] = {"examples": command.examples, "seed": command.seed}
     newton = gauss_newton.GaussNewtonSettings(**shared)
-    every: dict[str, Any] = {**shared, "batch": None, "cotangents": None, "check": None}
+    every: dict[str, Any] = {**shared, "batch": None, "cotangents": None, "check": None, "least_damping": 0.0}
     none: dict[str, Any] = {**shared, "perturbation": "none"}
     return {
         "samerging, no perturbation": LearnedSettings(steps=command.steps, **none),
@@ -159,7 +159,7 @@ def calibration_kl(problem: Problem, coefficients: Tensor) -> float:
 
 
 def reached(curve: Curve, kl: float) -> float | None:
-    """Passes after which the calibration KL was first at or below ``kl``; none if it never was."""
+    """Return the passes after which the calibration KL was first at or below ``kl``; none if it never was."""
     return next((passes for passes, value in zip(curve.passes, curve.kl, strict=True) if value <= kl), None)
 
 
@@ -185,7 +185,7 @@ def draw(curves: Sequence[Curve], examples: int) -> Figure:
 
 
 def table(curves: Sequence[Curve]) -> Table:
-    """Final figures of every run, and the passes after which it had reached the KL of the two goals."""
+    """Tabulate the final figures of every run and the passes after which it had reached the KL of the two goals."""
     result = Table(title="calibration KL against passes")
     for column in ("solver", "passes", "KL", "≤ goal 1", "≤ goal 2", "seconds", "validation %", "test %"):
         result.add_column(column, justify="left" if column == "solver" else "right")

@@ -49,7 +49,7 @@ def centred_basis(classes: int) -> Tensor:
 
 
 def row_passes(problem: Problem, count: int) -> float:
-    """Passes per example that the cheaper way takes for ``count`` cotangents."""
+    """Return the passes per example that the cheaper way takes for ``count`` cotangents."""
     return min(count, JVP_PASSES * len(problem.task_vectors) * len(problem.blocks))
 
 
@@ -101,7 +101,8 @@ def _pulled(
     """Rows of a chunk of examples (each with a leading axis of its own) for the cotangents in ``span``."""
 
     def pull(example: Inputs, target: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        scores, vjp = torch.func.vjp(lambda params: problem.forwards[task](params, example)[0], dict(theta))
+        result = torch.func.vjp(lambda params: problem.forwards[task](params, example)[0], dict(theta))
+        scores, vjp = result[0], result[1]
         cotangents = choose(scores.detach().double(), target)[span]
         return scores, cotangents, torch.vmap(vjp)(cotangents.to(scores.dtype))[0]
 
@@ -136,8 +137,9 @@ def rows_by_jvp(
         for t in range(tasks):
             direction = {name: stacked[name][t] for name in names}
             with differentiable():
-                scores, change = torch.func.jvp(lambda p: forward({**theta, **p}, inputs), (moving,), (direction,))
-            block.append(change.double())
+                result = torch.func.jvp(lambda p: forward({**theta, **p}, inputs), (moving,), (direction,))
+            scores = result[0]
+            block.append(result[1].double())
         columns.append(torch.stack(block, dim=-1))
     jacobian = torch.stack(columns, dim=-1).flatten(2)
     cotangents = choose(scores.double(), targets)

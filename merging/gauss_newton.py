@@ -2,14 +2,17 @@
 
 Every iteration visits a batch of calibration examples at λ_k (:mod:`merging.linearised`), solves the convex problem of
 all the linearisations kept so far around λ_k with damping μ (Levenberg 1944, Marquardt 1963), and takes the step only
-if the network agrees: with e = the mean excess of the network's KL over the linearised one at the candidate, on the
-examples it is checked on, ratio = (predicted fall - e · share of examples visited) / predicted fall. With every example
-visited and checked this is the classical actual / predicted. Ratios below 1/4 double μ, above 3/4 halve it; at 0 or
-below the step is not taken and μ grows fourfold.
+if the network does not contradict it on the examples that are checked. There, let e be the mean excess of the network's
+KL over the linearised one at the candidate, s its standard error as an estimate for all visited examples (0 when all
+are checked), v the share of examples visited, and d the fall that the model predicts: ratio = 1 - (v e - min(2 v s, d))
+/ d. With every example visited and checked this is the classical actual / predicted. Ratios below 1/4 double μ, above
+3/4 halve it; at 0 or below the step is not taken and μ grows fourfold. So a step is refused when the network's rise is
+significant, or, whatever the doubt, as large as the promised fall.
 
 Row ``gauss_newton`` revisits examples in small batches with one cotangent each (rank-one updates of each Jacobian).
-With ``batch=None, cotangents=None, check=None`` it is the classical method: all examples, exact Jacobian, exact ratio,
-and a calibration KL that never rises. Row ``tangent`` is the merge of the NTK regime: one exact linearisation.
+With ``batch=None, cotangents=None, check=None, least_damping=0`` it is the classical method: all examples, exact
+Jacobian, exact ratio, and a calibration KL that never rises. Row ``tangent`` is the merge of the NTK regime: one exact
+linearisation, solved to its optimum.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ class TangentSettings:
             refuse("damping", expected="a positive number", got=self.damping, cure="raise it")
 
     def learned(self) -> LearnedSettings:
-        """Settings of the problem that it shares with the learned merges (which check them)."""
+        """Return the settings that it shares with the learned merges, checked by them."""
         return LearnedSettings(
             perturbation="none",
             rho=self.rho,
@@ -85,15 +88,17 @@ class GaussNewtonSettings(TangentSettings):
 
     damping: float = 1e-2
     """μ at the start."""
+    least_damping: float = 1e-2
+    """μ never falls below this: an example known along one cotangent constrains λ less than it should."""
     init: float | None = None
     """Initial value of every coefficient; by default 1/T, plain averaging."""
-    iterations: int = 50
+    iterations: int = 104
     """Most iterations."""
-    batch: int | None = 8
+    batch: int | None = 4
     """Examples of each task visited in an iteration; none visits all."""
     cotangents: int | None = 1
     """VJPs per visit of an example; none takes all C - 1, which makes its Jacobian exact."""
-    check: int | None = 2
+    check: int | None = 1
     """Visited examples of each task on which a step is checked; none checks on all that were visited."""
     tolerance: float = 1e-3
     """Stop when the mean loss of a sweep through the examples is not below this share less than the sweep before."""
@@ -108,6 +113,8 @@ class GaussNewtonSettings(TangentSettings):
         for name in ("batch", "cotangents", "check"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 refuse(name, expected="at least 1, or none for all", got=getattr(self, name), cure="raise it")
+        if not 0 <= self.least_damping < math.inf:
+            refuse("least_damping", expected="a number >= 0", got=self.least_damping, cure="set it to 0 or more")
         if not 0 <= self.tolerance < 1:
             refuse("tolerance", expected="a number in [0, 1)", got=self.tolerance, cure="lower it")
 
@@ -200,23 +207,34 @@ def _step(problem: Problem, settings: GaussNewtonSettings, state: State, check: 
             break
         excess = _excess(problem, state.models, candidate, check)
         passes += forward_passes(check)
-        ratio = 1 - excess * share / predicted if math.isfinite(excess) else -math.inf
-        state.damping *= 4 if ratio <= REFUSED else 2 if ratio < POOR else 0.5 if ratio > GOOD else 1
-        if ratio > REFUSED:
+        doubt = min(2 * share * float(_standard_error(excess, state.models)), predicted)
+        ratio = 1 - (share * float(excess.mean()) - doubt) / predicted
+        taken = ratio > REFUSED  # false for nan, too
+        factor = (0.5 if ratio > GOOD else 2 if ratio < POOR else 1) if taken else 4
+        state.damping = max(factor * state.damping, settings.least_damping)
+        if taken:
             state.flat = candidate
             return passes
     state.finished = True
     return passes
 
 
-def _excess(problem: Problem, models: Sequence[Linearisation], flat: Tensor, check: Sequence[Tensor]) -> float:
-    """Mean over tasks of how much the network's KL exceeds the linearised one at λ, on the examples of ``check``."""
-    theta, total = _weights(problem, flat), 0.0
+def _excess(problem: Problem, models: Sequence[Linearisation], flat: Tensor, check: Sequence[Tensor]) -> Tensor:
+    """How much the network's KL exceeds the linearised one at λ: [T, examples of ``check``]."""
+    theta, result = _weights(problem, flat), []
     for task, (model, index) in enumerate(zip(models, check, strict=True)):
         both = scores_of(problem, theta, task, index), model.at(flat, index)
-        actual, linear = (divergences(model, scores, problem.settings.temperature, index).mean() for scores in both)
-        total += float(actual - linear) / len(models)
-    return total
+        actual, linear = (divergences(model, scores, problem.settings.temperature, index) for scores in both)
+        result.append(actual - linear)
+    return torch.stack(result)
+
+
+def _standard_error(excess: Tensor, models: Sequence[Linearisation]) -> Tensor:
+    """Of the mean excess as an estimate for all visited examples, which are a finite population."""
+    checked, visited = excess.numel(), sum(int(model.seen.sum()) for model in models)
+    if checked in (1, visited):
+        return torch.zeros(())
+    return excess.std() * math.sqrt((1 - checked / visited) / checked)
 
 
 def _settled(settings: GaussNewtonSettings, losses: Sequence[float]) -> bool:

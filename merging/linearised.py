@@ -129,7 +129,7 @@ def _cotangents(scores: Tensor, log_teacher: Tensor, count: int, temperature: fl
 
 
 def forward_passes(batch: Sequence[Tensor]) -> float:
-    """Passes that scoring the examples ``batch[t]`` of each task takes."""
+    """Return the passes that scoring the examples ``batch[t]`` of each task takes."""
     return FORWARD_PASSES * sum(len(index) for index in batch)
 
 
