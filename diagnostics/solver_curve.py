@@ -8,7 +8,9 @@ scores, which every solver needs once.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from diagnostics.figures.style import (
     PURPLE,
     SKY,
     VERMILION,
+    YELLOW,
     as_images,
     legend_below,
     new_figure,
@@ -44,6 +47,8 @@ from merging.suites import Suite
 from merging.task import mean_accuracy, score
 from merging.task_vectors import merged
 
+POINTS = 60
+"""Iterates of a run whose calibration KL is measured (which takes longer than a step)."""
 Iterates = Iterator[tuple[float, Tensor]]
 """(cumulative passes, λ [T, L]) from the init to the last iterate."""
 
@@ -108,22 +113,22 @@ def _tangent(problem: Problem, settings: gauss_newton.TangentSettings) -> Iterat
 def _runs(command: Command) -> dict[str, Any]:
     """Label -> settings of every run."""
     shared: dict[str, Any] = {"examples": command.examples, "seed": command.seed}
-    newton = gauss_newton.GaussNewtonSettings(**shared)
     every: dict[str, Any] = {**shared, "batch": None, "cotangents": None, "check": None, "least_damping": 0.0}
     none: dict[str, Any] = {**shared, "perturbation": "none"}
     return {
         "samerging, no perturbation": LearnedSettings(steps=command.steps, **none),
         "samerging, default perturbation": LearnedSettings(steps=command.steps, **shared),
         "samerging, no perturbation, batch 1": LearnedSettings(steps=8 * command.steps // 5, batch=1, **none),
-        "gauss_newton": newton,
-        "gauss_newton, all examples, exact Jacobian": gauss_newton.GaussNewtonSettings(iterations=4, **every),
+        "gauss_newton": gauss_newton.GaussNewtonSettings(**shared),
+        "gauss_newton, 2 cotangents": gauss_newton.GaussNewtonSettings(cotangents=2, iterations=54, **shared),
+        "gauss_newton, all examples, exact Jacobian": gauss_newton.GaussNewtonSettings(iterations=5, **every),
         "tangent": gauss_newton.TangentSettings(**shared),
         "tangent around the average": gauss_newton.TangentSettings(init=None, **shared),
     }
 
 
 def measure(suite: Suite, label: str, settings: Any) -> Curve:
-    """Run one solver and measure the calibration KL after every iteration."""
+    """Run one solver and measure the calibration KL of its init, about ``POINTS`` iterates and the last."""
     shared = settings if isinstance(settings, LearnedSettings) else settings.learned()
     problem = learned.prepare(suite.task_vectors, suite.tasks, shared)
     if isinstance(settings, LearnedSettings):
@@ -132,17 +137,26 @@ def measure(suite: Suite, label: str, settings: Any) -> Curve:
         iterates = _gauss_newton(problem, settings)
     else:
         iterates = _tangent(problem, settings)
-    curve, spent, coefficients = Curve(label, asdict(settings)), 0.0, torch.empty(0)
-    while True:
+    most = settings.steps if isinstance(settings, LearnedSettings) else getattr(settings, "iterations", 1)
+    every = math.ceil(most / POINTS)
+    curve, spent, passes, coefficients = Curve(label, asdict(settings)), 0.0, 0.0, torch.empty(0)
+
+    def note() -> None:
+        curve.passes.append(passes)
+        curve.kl.append(calibration_kl(problem, coefficients))
+        curve.seconds.append(spent)
+
+    for index in itertools.count():
         started = time.perf_counter()
         iterate = next(iterates, None)
         spent += time.perf_counter() - started
         if iterate is None:
             break
         passes, coefficients = iterate
-        curve.passes.append(passes)
-        curve.kl.append(calibration_kl(problem, coefficients))
-        curve.seconds.append(spent)
+        if index % every == 0:
+            note()
+    if curve.passes[-1] != passes:
+        note()
     theta = merged(problem.task_vectors, coefficients, problem.blocks)
     accuracies = {split: mean_accuracy(suite.tasks, theta, split) for split in ("validation", "test")}
     return Curve(label, curve.settings, curve.passes, curve.kl, curve.seconds, **accuracies)
@@ -167,8 +181,8 @@ def draw(curves: Sequence[Curve], examples: int) -> Figure:
     """KL against passes (logarithmic), one line per run; dashed: a tenth of each goal's passes and its KL."""
     figure = new_figure(4.6)
     axes = figure.subplots()
-    colours = (INK, BLUE, SKY, VERMILION, ORANGE, GREEN, PURPLE)
-    markers = ("", "", "", "o", "s", "^", "D")
+    colours = (INK, BLUE, SKY, VERMILION, YELLOW, ORANGE, GREEN, PURPLE)
+    markers = ("", "", "", "o", "v", "s", "^", "D")
     for curve, colour, marker in zip(curves, colours, markers, strict=True):
         axes.plot(curve.passes, curve.kl, color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=curve.label)
     for curve, colour in zip(curves[:2], colours, strict=False):

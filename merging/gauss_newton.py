@@ -121,12 +121,16 @@ class GaussNewtonSettings(TangentSettings):
 
 @dataclass
 class State:
-    """What changes: λ [T·L] (float64), μ, what is known of the scores, each task's order of visits, the history."""
+    """What changes: λ [T·L] (float64), μ, what is known of the scores, each task's order of visits, the history.
+
+    ``recent`` are the iterates after the last visit of each example, one sweep's worth, or fewer at the start.
+    """
 
     flat: Tensor
     damping: float
     models: list[Linearisation]
     orders: Sequence[Tensor]
+    recent: list[Tensor] = field(default_factory=list)
     finished: bool = False
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "passes": [], "damping": []})
 
@@ -142,9 +146,14 @@ def init(problem: Problem, settings: TangentSettings) -> State:
 
 
 def coefficients(problem: Problem, state: State) -> Tensor:
-    """Return λ [T, L] in the task vectors' dtype."""
+    """Return λ [T, L] in the task vectors' dtype: the mean of the last sweep's iterates.
+
+    Averaging takes out the noise of small batches (Polyak and Juditsky 1992). With ``batch=None`` a sweep is one
+    iteration, and this the last iterate.
+    """
+    flat = torch.stack(state.recent).mean(0) if state.recent else state.flat
     dtype = next(iter(problem.task_vectors.base.values())).dtype
-    return state.flat.view(len(problem.task_vectors), -1).to(dtype)
+    return flat.view(len(problem.task_vectors), -1).to(dtype)
 
 
 def _weights(problem: Problem, flat: Tensor) -> dict[str, Tensor]:
@@ -167,15 +176,25 @@ def update(problem: Problem, settings: GaussNewtonSettings, state: State) -> Sta
     passes += _step(problem, settings, state, [index[: settings.check] for index in batch])
     state.history["passes"].append(passes)
     state.history["damping"].append(state.damping)
+    state.recent = [*state.recent, state.flat][-_sweep(settings) :]
     state.finished = state.finished or _settled(settings, state.history["loss"])
     return state
 
 
 def _batch(settings: GaussNewtonSettings, state: State) -> list[Tensor]:
     """Next examples of each task, in its order, from the start again after the last."""
-    size = min(settings.batch or settings.examples, settings.examples)
+    size = _size(settings)
     positions = torch.arange(size) + size * len(state.history["loss"])
     return [order[positions % settings.examples] for order in state.orders]
+
+
+def _size(settings: GaussNewtonSettings) -> int:
+    return min(settings.batch or settings.examples, settings.examples)
+
+
+def _sweep(settings: GaussNewtonSettings) -> int:
+    """Return the number of iterations that visit every example once."""
+    return math.ceil(settings.examples / _size(settings))
 
 
 def _loss(problem: Problem, state: State, batch: Sequence[Tensor]) -> float:
@@ -239,7 +258,7 @@ def _standard_error(excess: Tensor, models: Sequence[Linearisation]) -> Tensor:
 
 def _settled(settings: GaussNewtonSettings, losses: Sequence[float]) -> bool:
     """Whether the mean loss of the last sweep is no longer below that of the sweep before by the tolerance."""
-    sweep = math.ceil(settings.examples / min(settings.batch or settings.examples, settings.examples))
+    sweep = _sweep(settings)
     if len(losses) % sweep or len(losses) < 2 * sweep:
         return False
     last, before = sum(losses[-sweep:]), sum(losses[-2 * sweep : -sweep])

@@ -13,6 +13,8 @@ from merging.task import mean_accuracy
 
 QUICK: dict[str, dict[str, Any]] = {
     "samerging": {"steps": 3, "examples": 8, "batch": 8, "perturbation": "coefficients"},
+    "gauss_newton": {"iterations": 3, "examples": 8},
+    "tangent": {"examples": 8},
     "task_arithmetic": {},
     "average": {},
 }
