@@ -26,7 +26,7 @@ class Command:
     """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads."""
 
     method: str = "samerging"
-    """Row of the table of methods: average, task_arithmetic or samerging. The options below follow the method."""
+    """Row of the table of methods: average, task_arithmetic, samerging, gauss_newton, tangent. Its options follow."""
     suite: str = "mini8"
     """Where experts and tasks come from: mini8 (shipped) or toy."""
     out: Path = Path("out.pt")

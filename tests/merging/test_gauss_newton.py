@@ -9,11 +9,12 @@ import torch
 from scipy.optimize import minimize
 
 from bounds.types import InputError
-from merging import Task, TaskVectors, coefficient_jacobian, gauss_newton, linearised, merge, merged
+from diagnostics.solver_curve import measure
+from merging import Task, TaskVectors, coefficient_jacobian, gauss_newton, linearised, merge, merged, suites
 from merging.artifact import MergeArtifact
 from merging.coefficient_jacobian import centred_basis, jacobian_rows, rows_by_jvp, rows_by_vjp
-from merging.gauss_newton import GaussNewtonSettings
-from merging.learned import prepare
+from merging.gauss_newton import GaussNewtonSettings, TangentSettings
+from merging.learned import LearnedSettings, prepare
 from merging.linearised import Convex, minimise
 from merging.objectives import teacher_kl
 from merging.suites import toy
@@ -389,3 +390,47 @@ def test_a_loss_that_is_not_finite_names_the_task():
     problem.teacher_scores[1][0] = float("nan")
     with pytest.raises(InputError, match="loss of task 'task1' at iteration 0"):
         gauss_newton.update(problem, settings, gauss_newton.init(problem, settings))
+
+
+def test_the_result_is_the_mean_of_the_last_sweep():
+    problem, settings = problem_of(examples=6, batch=2)
+    state = gauss_newton.init(problem, settings)
+    assert torch.equal(gauss_newton.coefficients(problem, state).flatten(), state.flat)
+    iterates = [gauss_newton.update(problem, settings, state).flat for _ in range(5)]
+    assert_near(gauss_newton.coefficients(problem, state).flatten(), torch.stack(iterates[2:]).mean(0))
+
+
+def test_the_doubt_of_a_check():
+    """Standard error of a mean drawn without replacement; none when all visited examples are checked."""
+    models, _ = visited(problem_of()[0], torch.rand(6, dtype=torch.float64), 1)
+    excess = torch.tensor([[1.0, 3.0], [0.0, 2.0], [1.0, 5.0]])
+    expected = float(excess.std()) * ((1 - 6 / 18) / 6) ** 0.5
+    assert float(gauss_newton._standard_error(excess, models)) == pytest.approx(expected)
+    assert float(gauss_newton._standard_error(torch.rand(3, 6), models)) == 0
+
+
+@pytest.mark.mini8
+def test_through_attention_both_ways_agree():
+    suite = suites.load("mini8")
+    settings = TangentSettings(granularity="task", examples=4)
+    problem = prepare(suite.task_vectors, suite.tasks, settings.learned())
+    theta = merged(suite.task_vectors, torch.full((8, 1), 0.2), problem.blocks)
+    targets = problem.teacher_scores[0].double()
+
+    def choose(scores, targets):
+        return centred_basis(10).expand(*scores.shape[:-1], -1, -1)
+
+    ways = [by(problem, theta, 0, torch.arange(4), targets, choose, 9) for by in (rows_by_vjp, rows_by_jvp)]
+    assert_near(ways[0].rows, ways[1].rows, torch.float32)
+    assert float(ways[0].rows.abs().max()) > 0.1
+
+
+@pytest.mark.mini8
+def test_it_beats_descent_at_equal_passes_on_mini8():
+    """Calibration KL after at most as many passes as 9 steps of samerging (576)."""
+    suite = suites.load("mini8")
+    shared = {"examples": 64, "seed": 0}
+    newton = measure(suite, "", GaussNewtonSettings(iterations=16, **shared))
+    descent = measure(suite, "", LearnedSettings(steps=9, perturbation="none", **shared))
+    assert newton.passes[-1] <= descent.passes[-1] == 576
+    assert newton.kl[-1] < 0.9 * descent.kl[-1]
