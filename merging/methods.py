@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from bounds.types import refuse
-from merging import closed_form, learned
+from merging import closed_form, gauss_newton, learned
 from merging.artifact import MergeArtifact
 from merging.execution import Execution
 from merging.rows import Method, Progress, silent
 from merging.task import Task
 from merging.task_vectors import TaskVectors
 
-METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS}
+METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
 
 
 def find(method: str) -> Method:
