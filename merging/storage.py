@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,6 +28,7 @@ from merging.files import replacing
 SCHEMA = "mergebound.task_vectors/1"
 _ALIGNMENT = 64
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_TYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,20 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
     """
     metadata = read_metadata(file)
     order, names = json.loads(metadata["order"]), json.loads(metadata["names"])
-    with safe_open(file, framework="pt") as opened:
-        base = {key: opened.get_tensor(f"base.{key}") for key in order}
-        stacked = {key: opened.get_tensor(f"tau.{key}") for key in order}
-    return base, stacked, names
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+        room = torch.from_numpy(np.memmap(file, mode="r"))  # shared with the page cache: not charged to the process
+
+    def tensor(name: str) -> Tensor:
+        start, end = header[name]["data_offsets"]
+        return (
+            room[8 + length + start : 8 + length + end].view(_TYPES[header[name]["dtype"]]).view(header[name]["shape"])
+        )
+
+    return {key: tensor(f"base.{key}") for key in order}, {key: tensor(f"tau.{key}") for key in order}, names
 
 
 def on_disk(tensor: Tensor, folder: Path) -> Tensor:
@@ -138,7 +151,7 @@ def is_written(base: Params, names: Sequence[str], storage: Storage, sources: Ma
     metadata = read_metadata(storage.file)
     kept = {"names": list(names), "order": list(base), "sources": dict(sources)}
     precision = {key: _NAMES[storage.of(value)] for key, value in base.items()}
-    with safe_open(storage.file, framework="pt") as opened:
+    with safe_open(storage.file, framework="np") as opened:
         same = all(json.loads(metadata[key]) == value for key, value in kept.items())
         if not same or any(opened.get_slice(f"tau.{key}").get_dtype() != value for key, value in precision.items()):
             refuse(
@@ -160,7 +173,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     if not Path(file).is_file():
         refuse(what, expected="a safetensors file", got="nothing there", cure=cure)
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="np") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         refuse(what, expected="a complete safetensors file", got=str(error).splitlines()[0], cure=cure)
