@@ -178,19 +178,21 @@ def reached(curve: Curve, kl: float) -> float | None:
 
 def draw(curves: Sequence[Curve], examples: int) -> Figure:
     """KL against passes (logarithmic), one line per run; dashed: a tenth of each goal's passes and its KL."""
-    figure = new_figure(4.6)
+    figure = new_figure(5.0)
     axes = figure.subplots()
     colours = (INK, BLUE, SKY, VERMILION, YELLOW, ORANGE, GREEN, PURPLE)
     markers = ("", "", "", "o", "v", "s", "^", "D")
+    top = 1.15 * max(curve.kl[0] for curve in curves[:2])
     for curve, colour, marker in zip(curves, colours, markers, strict=True):
-        axes.plot(curve.passes, curve.kl, color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=curve.label)
+        label = curve.label if curve.kl[-1] < top else f"{curve.label} (off the scale: {curve.kl[-1]:.2f})"
+        axes.plot(curve.passes, curve.kl, color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
     for curve, colour in zip(curves[:2], colours, strict=False):
         axes.plot(
             [curve.passes[-1] / 10] * 2, [0, curve.kl[-1]], color=colour, linestyle="--", linewidth=1,
             label=f"a tenth of the passes, its KL ({curve.kl[-1]:.3f})",
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=examples)
-    axes.set_ylim(0.9 * min(min(c.kl) for c in curves), 1.15 * max(c.kl[0] for c in curves[:2]))
+    axes.set_ylim(0.9 * min(min(curve.kl) for curve in curves), top)
     axes.set_xlabel("passes (one forward and backward of one example)")
     axes.set_ylabel("calibration KL, mean over tasks (nats)")
     legend_below(figure, axes, 2)

@@ -30,6 +30,8 @@ from merging.task import score
 TOLERANCE = 1e-9
 """The convex problem is solved until a Newton step promises less than this."""
 NEWTON_STEPS = 100
+SINGULAR = 1e-12
+"""Systems are solved with a damping of at least this share of the GGN's largest diagonal entry."""
 
 
 @dataclass
@@ -183,7 +185,7 @@ class Convex:
 def minimise(convex: Convex, centre: Tensor, damping: float) -> Tensor:
     """Return the minimiser [K] of F by damped Gauss-Newton with a line search from the centre; F never rises.
 
-    ``damping`` μ > 0 makes every system solvable, also where G is singular. With ρ > 0 it is a stationary point.
+    ``damping`` μ > 0 makes the minimiser unique, also where G is singular. With ρ > 0 it is a stationary point.
     """
     flat, identity = centre.clone(), torch.eye(len(centre), dtype=centre.dtype)
 
@@ -194,7 +196,8 @@ def minimise(convex: Convex, centre: Tensor, damping: float) -> Tensor:
     for _ in range(NEWTON_STEPS):
         gradient, ggn = convex.derivatives(flat)
         gradient = gradient + damping * (flat - centre)
-        step = -torch.linalg.solve(ggn + damping * identity, gradient)
+        ridge = max(damping, SINGULAR * float(ggn.diagonal().max()))  # shortens steps, does not move the optimum
+        step = -torch.linalg.solve(ggn + ridge * identity, gradient)
         promised, size = -float(gradient @ step), 1.0
         if promised < TOLERANCE * max(1e-3, current):
             break

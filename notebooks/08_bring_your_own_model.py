@@ -47,7 +47,8 @@ from bounds.types import Sample
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, TERM_STYLES, VERMILION
 from diagnostics.report import build
 from diagnostics.settings import Settings
-from diagnostics.workspace import Subject, Workspace
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
 from merging import Task, TaskVectors, merge
 from merging.suites import Suite
 

@@ -214,6 +214,7 @@ def test_an_interrupt_is_one_line_and_status_130_and_leaves_only_the_cache(tmp_p
     with subprocess.Popen(
         [sys.executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
     ) as process:  # fmt: skip
         cache = tmp_path / "report" / "cache"
         while process.poll() is None and len(list(cache.glob("*.pt"))) < 3:

@@ -342,6 +342,20 @@ def test_one_expert_and_equal_experts(method):
     assert torch.allclose(result.merged["first.weight"], tv.expert(0)["first.weight"], atol=1e-4)
 
 
+def test_a_singular_curvature_with_hardly_any_damping_is_solved():
+    suite = toy.build()
+    tv = suite.task_vectors
+    equal = TaskVectors(tv.base, [tv.deltas[0]] * 3, tv.names)
+    problem = prepare(equal, suite.tasks, TangentSettings(examples=6, granularity="task").learned())
+    start = torch.zeros(3, dtype=torch.float64)
+    convex = Convex(visited(problem, start, None)[0], 1.0)
+    assert int(torch.linalg.matrix_rank(convex.derivatives(start)[1])) == 1
+    best = minimise(convex, start, 1e-300)
+    assert torch.allclose(best, best.mean().expand(3), atol=1e-3)
+    assert convex.loss(best) < convex.loss(start)
+    assert float(convex.derivatives(best)[0].norm()) < 1e-4
+
+
 @pytest.mark.parametrize("method", ["gauss_newton", "tangent"])
 def test_zero_task_vectors_leave_lambda_at_the_init(method):
     suite = toy.build()
