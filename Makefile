@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Threads that wait sleep instead of spinning: on cores shared with other work, spinning costs an order of magnitude.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: report test lint notebooks clean
+.PHONY: report compare test lint notebooks clean
 
 # The environment is made again when the project file changes; the marker is touched last, so that an interrupted
 # installation starts over.
@@ -23,6 +23,13 @@ report: $(VENV)/.installed
 	$(BIN)/python -m merging --method samerging --suite mini8 --out out.pt
 	$(BIN)/python -m diagnostics.bound_report --merged out.pt
 
+# The table of methods in README: about twenty minutes; interrupted, it goes on.
+compare: $(VENV)/.installed
+	$(BIN)/python -m merging compare --suite mini8 --out compare --methods average task_arithmetic magnitude \
+	    ties dare_linear dare_ties consensus pcb tsv_m tsv_m:scale=None iso_c iso_cts wudi wudi:scale=None \
+	    slerp fisher regmean regmean_plus_plus adamerging adamerging_task adamerging++ samerging \
+	    samerging:perturbation=none prodistill symerge gauss_newton tangent
+
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -36,4 +43,4 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) report out.pt build *.egg-info
+	rm -rf $(VENV) report compare out.pt build *.egg-info

@@ -11,6 +11,11 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def joined(text):
+    """Text with the lines that end in a backslash continued."""
+    return re.sub(r"\s*\\\n\s*", " ", text)
+
+
 def test_the_python_example_runs_and_is_short(capsys):
     (code,) = blocks("python")
     body = code.split("\n\n", 1)[1]
@@ -20,8 +25,8 @@ def test_the_python_example_runs_and_is_short(capsys):
 
 
 def test_the_commands_are_those_of_the_makefile():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for line in "\n".join(blocks("bash")).splitlines():
+    makefile = joined((ROOT / "Makefile").read_text(encoding="utf-8"))
+    for line in joined("\n".join(blocks("bash"))).splitlines():
         command = line.split("#")[0].strip()
         if command.startswith("make "):
             assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE), command
