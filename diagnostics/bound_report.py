@@ -29,7 +29,7 @@ from merging import suites
 from merging.artifact import load
 from merging.commands import console, run, track
 from merging.execution import check_device
-from merging.processes import Processes, processes
+from merging.processes import Processes, local_device, processes
 from merging.rows import silent
 
 
@@ -118,7 +118,11 @@ def prepare(
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
     together = together or Processes()
-    count = 1 if check_device(device) != "cpu" else workers or max(1, available() // together.on_this_machine)
+    count = (
+        1
+        if check_device(device := local_device(device)) != "cpu"
+        else workers or max(1, available() // together.on_this_machine)
+    )
     if count > 1:
         torch.set_num_threads(1)
     suite = subjects[0].artifact.suite

@@ -23,7 +23,7 @@ from merging.evaluation import accuracy_table, evaluate
 from merging.execution import Autocast, Execution
 from merging.files import check_destination
 from merging.methods import find, merge
-from merging.processes import processes
+from merging.processes import local_device, processes
 from merging.rows import silent
 from merging.storage import Storage
 from merging.suites import Suite
@@ -48,7 +48,7 @@ class Command:
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
     device: str = "cpu"
-    """Where the network's passes run: cpu, cuda or cuda:N."""
+    """Where the network's passes run: cpu, cuda (under torchrun one for each process of a machine) or cuda:N."""
     autocast: Autocast = "none"
     """Precision of the network's passes: none (the weights' own), bfloat16 or float16."""
     storage: Literal["float32", "bfloat16", "float16"] | None = None
@@ -82,7 +82,12 @@ def _main(arguments: Sequence[str]) -> None:
     with processes() as together:
         checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
         execution = Execution(
-            command.device, command.autocast, together, checkpoint, command.checkpoint_every, command.resume
+            local_device(command.device),
+            command.autocast,
+            together,
+            checkpoint,
+            command.checkpoint_every,
+            command.resume,
         )
         suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(

@@ -137,6 +137,12 @@ class _Sum(Mapping[str, Tensor]):
         return len(self._own)
 
 
+def local_device(device: str) -> str:
+    """Return ``device``; for plain cuda under torchrun, the one that belongs to this process on its machine."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if device == "cuda" and rank is not None else device
+
+
 @contextmanager
 def processes() -> Iterator[Processes]:
     """Join the processes that torchrun started (gloo), or stay alone."""

@@ -8,6 +8,7 @@ import torch
 
 from merging import merge
 from merging.execution import Execution
+from merging.processes import local_device
 from merging.suites import toy
 from tests.joined import together
 
@@ -80,3 +81,10 @@ def test_work_in_turn_is_done_by_the_first_process_first(tmp_path):
         return joined.in_turn(once), joined.broadcast(joined.rank), joined.gather(lambda: joined.rank)
 
     assert together(work) == [(True, 0, [0, 1]), (False, 0, [0, 1])]
+
+
+def test_each_process_of_a_machine_takes_a_device_of_its_own(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert local_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [local_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
