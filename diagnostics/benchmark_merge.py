@@ -172,7 +172,7 @@ class _Experts:
     def __init__(self, module: Any, count: int, storage: Precision, place: Place, folder: Path, batch: int) -> None:
         self.storage: Precision = storage
         self.place: Place = place
-        self.batch, self.module = batch, module
+        self.batch = batch
         self.autocast: Autocast = "none" if storage == "float32" else "bfloat16"
         self.forward, base = cosine_head(module, module.output_dim)
         base = {name: value.detach() for name, value in base.items()}

@@ -14,17 +14,13 @@ from typing import Any, TypeVar
 import torch
 
 from bounds.autodiff import MEMORY_VARIABLE, memory_budget, without_jit_warning
+from merging.rows import silent
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 """Wraps an iterable of steps to show how far it is: (steps, description) -> the same steps."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _call: Callable[[Any], Any] | None = None
-
-
-def silent(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """Show nothing."""
-    return steps
 
 
 def available() -> int:

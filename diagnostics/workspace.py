@@ -26,8 +26,9 @@ from diagnostics.merge_terms import NetworkAtPoint
 from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
-from diagnostics.workers import Track, each, silent, warm_up
+from diagnostics.workers import Track, each, warm_up
 from merging.params import combine, partition, subtract
+from merging.rows import silent
 from merging.suites import Suite
 from merging.task import Task, score
 from merging.task_vectors import TaskVectors

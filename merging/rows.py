@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from bounds.types import Blocks, Params
 
+Item = TypeVar("Item")
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 """Wraps an iterable of steps to show how far it is: (steps, description) -> the same steps."""
 
 
-def silent(steps: Iterable[int], description: str) -> Iterable[int]:
+def silent(steps: Iterable[Item], description: str) -> Iterable[Item]:
     """Show nothing."""
     return steps
 
