@@ -99,6 +99,16 @@ def _refuse_checkpointing(module: nn.Module) -> None:
                 )
 
 
+def _refuse_statistics(names: Sequence[str]) -> None:
+    """Refuse weights that would run with the running statistics of others: they are no parameters, and differ."""
+    refuse(
+        f"module {names[0]!r}",
+        expected="no running statistics under weights that are not the module's own",
+        got=f"{len(names)} batch normalisations, whose means and variances belong to the wrapped module",
+        cure="fold them into the weights before them, or use a network with layer or group normalisation",
+    )
+
+
 def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, Params]:
     """Turn a module into a pure function of its parameters, without copying any of them.
 
@@ -115,16 +125,20 @@ def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, 
         params: name -> detached leaf that shares memory with the module; tied weights appear once.
 
     Raises:
-        InputError: gradient checkpointing is on (here, or when ``forward`` is called); ``forward`` was given
+        InputError: gradient checkpointing is on (here, or when ``forward`` is called); (from ``forward``) other
+            weights than the module's own where it keeps running statistics, as batch normalisation does;
             missing or extra parameters or an empty batch; the scores are not a float tensor [N, C].
     """
     _refuse_checkpointing(module)
     params = {name: p.detach() for name, p in module.named_parameters() if p.is_floating_point()}
+    statistics = [name for name, part in module.named_modules() if getattr(part, "running_mean", None) is not None]
     wrapper = _Applied(module, apply or _call)
 
     def forward(params_: Params, inputs: Inputs) -> Tensor:
         if params_.keys() != params.keys():
             _refuse_keys("parameters", params_, params)
+        if statistics and any(value is not params[name] for name, value in params_.items()):
+            _refuse_statistics(statistics)
         _refuse_checkpointing(module)
         prefixed = {f"module.{name}": value for name, value in params_.items()}
         with _evaluating(module):

@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from bounds.autodiff import check_blocks, check_displacement, check_inputs, differentiable, without_jit_warning
-from bounds.empirical_loss import Loss, cross_entropy, pointwise, prepare
+from bounds.empirical_loss import Loss, pointwise, prepare
 from bounds.lanczos import largest_eigenvalues
 from bounds.products import BATCH_SIZE, spans
+from bounds.scores import cross_entropy, mean_cross_entropy
 from bounds.sharpness import coefficient_gradient
 from bounds.types import Blocks, Estimate, Forward, Inputs, Params, Sample, refuse
 
@@ -49,7 +50,7 @@ class _Hessian(HessianLinearOperator):
 
         def total(values: tuple[Tensor, ...]) -> Tensor:
             scores = network.function(dict(zip(network.names, values, strict=True)), X)
-            return nn.functional.cross_entropy(scores, y)
+            return mean_cross_entropy(scores, y)
 
         def product(tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return torch.func.jvp(torch.func.grad(total), (weights,), (tangents,))[1]

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from bounds import scores
+from bounds.scores import log_probabilities
 from bounds.types import Estimate, refuse, weighted_sum
 from bounds.validation import check_finite, check_positive, check_weights
 
@@ -19,7 +20,7 @@ def _log_probabilities(p_scores: Tensor, q_scores: Tensor, temperature: float) -
         refuse("scores", expected="two tensors [N, C]", got=got, cure="use one head and the same examples")
     check_positive(temperature, "temperature")
     p, q = check_finite(p_scores, "teacher scores"), check_finite(q_scores, "student scores")
-    return torch.log_softmax(p / temperature, -1), torch.log_softmax(q / temperature, -1)
+    return log_probabilities(p, temperature), log_probabilities(q, temperature)
 
 
 def total_variation(p_scores: Tensor, q_scores: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -53,7 +54,7 @@ def kl(p_scores: Tensor, q_scores: Tensor, temperature: float = 1.0) -> Tensor:
     Source: docs/theory.md (8). Status: exact given the scores.
     """
     p, q = _log_probabilities(p_scores, q_scores, temperature)
-    return (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+    return scores.kl(p, q).clamp_min(0.0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bounds.autodiff import check_inputs, check_params
 from bounds.products import spans
@@ -16,11 +15,6 @@ from bounds.validation import check_labels
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(scores [N, C], labels [N]) -> losses [N]; the loss of an example depends on its own scores only."""
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return -log softmax(scores)[label] in nats, [N]: no reduction."""
-    return F.cross_entropy(scores, labels, reduction="none")
 
 
 def labels_of(sample: Sample, scores: Tensor) -> Tensor:

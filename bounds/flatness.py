@@ -15,8 +15,9 @@ from bounds.autodiff import (
     memory_budget,
     parameter_bytes,
 )
-from bounds.empirical_loss import Loss, cross_entropy, loss_and_gradient, pointwise, prepare
+from bounds.empirical_loss import Loss, loss_and_gradient, pointwise, prepare
 from bounds.products import BATCH_SIZE, example_spans, row_function, score_all, squared_norms
+from bounds.scores import cross_entropy
 from bounds.sharpness import Sharpness, sharpness
 from bounds.types import Blocks, Forward, Params, Sample, refuse
 from bounds.validation import check_labels

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bounds.scores import cross_entropy, cross_entropy_slope
 from bounds.types import Estimate, refuse
 from bounds.validation import check_count, check_finite, check_labels, check_positive, check_weights
 
@@ -39,15 +40,13 @@ def pointwise_losses(scores: Tensor, labels: Tensor, kind: LossKind, *, temperat
         refuse("scores", expected="[..., N, C]", got=tuple(scores.shape), cure="keep the class axis last")
     scores = check_finite(scores, "scores") / check_positive(temperature, "temperature")
     labels = check_labels(labels, scores.shape[-2], scores.shape[-1])
-    target = labels.expand(scores.shape[:-1]).unsqueeze(-1)
     if kind == "cross-entropy":
-        return -torch.log_softmax(scores, -1).gather(-1, target).squeeze(-1)
+        return cross_entropy(scores, labels)
     if kind == "0-1":
         return (scores.argmax(-1) != labels).to(torch.float64)
     if kind != "brier":
         refuse("loss", expected=LOSS_KINDS, got=kind, cure="choose one of these")
-    probabilities = torch.softmax(scores, -1)
-    return (probabilities - torch.zeros_like(probabilities).scatter(-1, target, 1.0)).square().sum(-1)
+    return cross_entropy_slope(scores, labels).square().sum(-1)
 
 
 @dataclass(frozen=True)

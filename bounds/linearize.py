@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds.autodiff import batches, check_displacement, check_inputs, check_params, differentiable
 from bounds.products import BATCH_SIZE, directional
+from bounds.scores import log_probabilities
 from bounds.types import Forward, Inputs, Params, refuse
 
 
@@ -129,7 +130,7 @@ def transfer_error(scores: Tensor, linear_scores: Tensor) -> TransferError:
     Source: docs/theory.md (7). Status: exact per example; its mean over a sample is estimated.
     """
     _check_score_pair(scores, linear_scores)
-    difference = linear_scores.log_softmax(-1) - scores.log_softmax(-1)
+    difference = log_probabilities(linear_scores) - log_probabilities(scores)
     # Both rows sum to 1 after exp, so the maximum is >= 0 up to rounding.
     positive = difference.amax(-1).clamp(min=0)
     return TransferError(positive, torch.maximum(positive, difference.abs().amax(-1)))

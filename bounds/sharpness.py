@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bounds.autodiff import check_blocks, check_displacement, differentiable
-from bounds.empirical_loss import Loss, cross_entropy, loss_and_gradient, mean_loss, prepare
+from bounds.empirical_loss import Loss, loss_and_gradient, mean_loss, prepare
 from bounds.products import BATCH_SIZE, inner_products, squared_norms
+from bounds.scores import cross_entropy
 from bounds.types import Blocks, Forward, Params, Sample, refuse
 from bounds.validation import check_positive
 

@@ -52,12 +52,19 @@ def worst_status(statuses: Sequence[Status]) -> Status:
 
 @dataclass(frozen=True)
 class Sample:
-    """Examples of one split: ``inputs`` [N, ...] and, unless it is unlabelled, ``labels`` [N] (int64)."""
+    """Examples of one split: ``inputs`` [N, ...] and, unless it is unlabelled, ``labels`` [N] (int64).
+
+    Raises:
+        InputError: inputs that are no tensor or mapping of tensors, labels that are no tensor, different numbers of
+            examples.
+    """
 
     inputs: Inputs
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for what, value in (("inputs", self.inputs), ("labels", self.labels)):
+            _check_tensors(what, value, mapping=what == "inputs")
         sizes = {len(t) for t in (*leaves(self.inputs), *([] if self.labels is None else [self.labels]))}
         if len(sizes) != 1:
             refuse(
@@ -73,6 +80,20 @@ class Sample:
     def take(self, index: Tensor | slice) -> Sample:
         """Return the examples at ``index``, in that order."""
         return Sample(take(self.inputs, index), None if self.labels is None else self.labels[index])
+
+
+def _check_tensors(what: str, value: object, mapping: bool) -> None:
+    """Check that a sample's field is a tensor (or, where it may be, a mapping of tensors) with an axis of examples."""
+    parts = list(value.values()) if mapping and isinstance(value, Mapping) else [value]
+    parts = parts if mapping or value is not None else []
+    if (mapping and not parts) or not all(isinstance(part, Tensor) and part.ndim for part in parts):
+        got = sorted({type(part).__name__ for part in parts if not isinstance(part, Tensor)})
+        refuse(
+            f"{what} of a sample",
+            expected=f"a tensor {'or a mapping of tensors ' if mapping else ''}with one row per example",
+            got=" and ".join(got) or ("a single number" if parts else "none"),
+            cure="make a tensor of them, e.g. torch.as_tensor(...) or a tokenizer with return_tensors='pt'",
+        )
 
 
 def leaves(inputs: Inputs) -> list[Tensor]:

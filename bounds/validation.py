@@ -105,18 +105,36 @@ def check_finite(tensor: Tensor, what: str) -> Tensor:
     return tensor
 
 
-def check_labels(labels: Tensor, examples: int, classes: int) -> Tensor:
-    """Return ``labels`` [examples] as int64 on the CPU, each in 0..classes-1.
+def class_indices(labels: Tensor, examples: int, classes: int, what: str = "labels") -> Tensor:
+    """Return labels as int64 [examples], each in 0..classes-1, on the device where they are.
+
+    Integers of any kind, booleans and a column [examples, 1] are converted. Floats are refused even where they are
+    whole: they are how probabilities and targets of a regression come; so is a one-hot matrix.
 
     Raises:
         InputError: wrong shape, not integers, or out of range.
     """
-    labels = labels.detach().cpu()
+    labels = labels.detach()
+    if labels.dtype.is_floating_point or labels.dtype.is_complex:
+        refuse(what, expected="integers, the indices of classes", got=labels.dtype, cure="if they are, pass .long()")
+    if labels.shape == (examples, 1):
+        labels = labels[:, 0]
     if labels.shape != (examples,):
-        refuse("labels", expected=f"shape ({examples},)", got=tuple(labels.shape), cure="one label per example")
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        refuse("labels", expected="integers", got=labels.dtype, cure="pass class indices")
+        one_hot = labels.ndim == 2 and len(labels) == examples
+        cure = "of a one-hot matrix take .argmax(dim=1)" if one_hot else "give one label per example"
+        refuse(what, expected=f"shape ({examples},)", got=tuple(labels.shape), cure=cure)
+    labels = labels.to(torch.int64)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        refuse("labels", expected=f"0..{classes - 1}", got=f"{low}..{high}", cure="match labels to the head")
-    return labels.to(torch.int64)
+        cure = "match labels to the head, and list every class in class_names"
+        refuse(what, expected=f"labels in 0..{classes - 1}", got=f"{low}..{high}", cure=cure)
+    return labels
+
+
+def check_labels(labels: Tensor, examples: int, classes: int) -> Tensor:
+    """Return :func:`class_indices` on the CPU.
+
+    Raises:
+        InputError: wrong shape, not integers, or out of range.
+    """
+    return class_indices(labels, examples, classes).cpu()

@@ -28,7 +28,7 @@ from diagnostics.plain import to_plain
 from merging import merge, suites
 from merging.commands import console, run, track
 from merging.suites import Suite
-from merging.task import accuracy, score
+from merging.task import accuracy, score_task
 
 METHOD, BASELINE = "samerging", "KL only"
 CHOICE_SEED = 0
@@ -178,7 +178,9 @@ def _merge(suite: Suite, settings: Mapping[str, Any], splits: Sequence[str]) -> 
         found[split] = {}
         for task in suite.tasks:
             sample = getattr(task, split)
-            found[split][task.name] = accuracy(score(task.forward, artifact.merged, sample.inputs), sample.labels)
+            found[split][task.name] = accuracy(
+                score_task(task, artifact.merged, sample.inputs, split, "merged"), sample.labels
+            )
     return Run(dict(settings), found, artifact.seconds)
 
 

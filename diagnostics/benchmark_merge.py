@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
+from bounds.scores import log_probabilities, mean_kl
 from bounds.types import Forward, Params, Sample, refuse
 from diagnostics.measuring import CLASSES, MIB, cosine_head, peak_memory, private_bytes, seconds, tower
 from merging import Task, TaskVectors
@@ -253,8 +253,7 @@ def _plain_pass(
     with execution.passes():
         for teacher in teachers:
             scores = forward(theta, images[:batch]).float()
-            target = teacher[:batch].log_softmax(dim=-1)
-            loss = F.kl_div(scores.log_softmax(dim=-1), target, reduction="batchmean", log_target=True)
+            loss = mean_kl(log_probabilities(teacher[:batch]), log_probabilities(scores))
             (loss / len(teachers)).backward()
 
 

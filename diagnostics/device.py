@@ -8,9 +8,8 @@ from torch import Tensor
 
 from bounds.types import Params, Sample
 from merging.suites import Suite
+from merging.task import SPLITS
 from merging.task_vectors import TaskVectors
-
-SPLITS = ("train", "calibration", "validation", "test")
 
 
 def moved(suite: Suite, device: str) -> Suite:

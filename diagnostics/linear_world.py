@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bounds import ntk
 from bounds.linearize import jvp_scores
+from bounds.scores import check_scores, cross_entropy, cross_entropy_slope
 from bounds.types import Blocks, Params, Sample
-from merging.task import Task
+from merging.task import Task, described
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,14 @@ class LinearTask:
 
     def gradient_moments(self, scores: Tensor) -> Tensor:
         """E_Q‖∇_b ℓ^lin‖² of cross-entropy [N, B] from draws of the scores [S, N, C]: (p - e_y)^T K_b (p - e_y)."""
-        errors = scores.softmax(dim=-1) - F.one_hot(self.labels, scores.shape[-1])
+        errors = cross_entropy_slope(scores, self.labels)
         second = torch.einsum("snc,snd->ncd", errors, errors) / len(scores)
         return torch.einsum("ncd,nbcd->nb", second, self.kernel)
 
 
 def losses(scores: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy per example [N], averaged over leading draws of scores [..., N, C]."""
-    picked = scores.log_softmax(dim=-1).gather(-1, labels.expand(scores.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return -picked.reshape(-1, len(labels)).mean(dim=0)
+    return cross_entropy(scores, labels).reshape(-1, len(labels)).mean(dim=0)
 
 
 def products(
@@ -108,6 +107,8 @@ def products(
     sample = subsample(task.train, train, seed)
     scores0, tangents = jvp_scores(task.forward, base, test.inputs, displacements)
     train0, own_tangent = jvp_scores(task.forward, base, sample.inputs, [displacements[own]])
+    for split, scores, size in (("test", scores0, len(test)), ("train", train0, len(sample))):
+        check_scores(scores, size, len(task.class_names), described(task.name, split, "pretrained"))
     traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
     assert sample.labels is not None
     return {

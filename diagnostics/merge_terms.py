@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.linearize import residual, transfer_error
+from bounds.scores import cross_entropy_slope, kl, log_probabilities
 from bounds.types import Estimate, Params, weighted_sum
 from diagnostics.anchors import LinearPosteriors
 from diagnostics.linear_world import LinearTask, losses
@@ -43,9 +43,7 @@ class NetworkAtPoint:
 
 def network_at(tasks: Sequence[Task], worlds: Sequence[LinearTask], theta: Params, centre: Params) -> NetworkAtPoint:
     """Evaluate the real network at θ on every task's held-out examples, with its derivative along θ - ``centre``."""
-    pairs = [
-        along(task.forward, theta, world.held_out.inputs, centre) for task, world in zip(tasks, worlds, strict=True)
-    ]
+    pairs = [along(task, theta, world.held_out.inputs, centre) for task, world in zip(tasks, worlds, strict=True)]
     return NetworkAtPoint([scores for scores, _ in pairs], [tangents for _, tangents in pairs])
 
 
@@ -131,14 +129,12 @@ def transfer_terms(
 
 def _derivative(scores: Tensor, labels: Tensor, tangents: Tensor) -> Tensor:
     """⟨∇ℓ(θ; x, y), d⟩ [N, D] of cross-entropy, from the scores [N, C] at θ and J(x)d [D, N, C]."""
-    errors = scores.softmax(dim=-1) - F.one_hot(labels, scores.shape[-1])
-    return torch.einsum("nc,dnc->nd", errors, tangents)
+    return torch.einsum("nc,dnc->nd", cross_entropy_slope(scores, labels), tangents)
 
 
 def _divergence(scores: Tensor, draws: Tensor) -> Tensor:
     """E_θ KL(p ‖ p_θ) [N], from the scores [N, C] of p and draws [S, N, C]."""
-    logs = scores.log_softmax(dim=-1)
-    return (logs.exp() * (logs - draws.log_softmax(dim=-1))).sum(dim=-1).mean(dim=0)
+    return kl(log_probabilities(scores), log_probabilities(draws)).mean(dim=0)
 
 
 def _average(values: Sequence[Tensor], alpha: Sequence[float]) -> Estimate:

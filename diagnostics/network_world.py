@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bounds.autodiff import check_inputs
 from bounds.flatness import gradient_second_moment
 from bounds.linearize import jvp_scores
-from bounds.types import Blocks, Forward, Inputs, Params, Sample
+from bounds.scores import check_scores
+from bounds.types import Blocks, Inputs, Params, Sample
 from merging.params import subtract
-from merging.task import Task, score
+from merging.task import Task, described, score_task
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ def sample_posteriors(
     for j in posteriors:
         thetas = [draw_weights(means[j], sigmas[j], blocks, generator) for _ in range(draws)]
         for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
-            parts = [score(task.forward, theta, _share(sample, d, draws).inputs) for d, theta in enumerate(thetas)]
+            parts = [
+                score_task(task, theta, _share(sample, d, draws).inputs, "test", f"expert {j} with noise")
+                for d, theta in enumerate(thetas)
+            ]
             scores[i][j] = _interleave(parts, len(sample)).double().cpu()
         squares = [
             gradient_second_moment(tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks)
@@ -95,7 +100,8 @@ def _interleave(parts: Sequence[Tensor], size: int) -> Tensor:
     return whole
 
 
-def along(forward: Forward, theta: Params, inputs: Inputs, target: Params) -> tuple[Tensor, Tensor]:
+def along(task: Task, theta: Params, inputs: Inputs, target: Params) -> tuple[Tensor, Tensor]:
     """Scores [N, C] at θ and their derivative [N, C] in the direction θ - target, in one forward-mode pass. Exact."""
-    scores, tangents = jvp_scores(forward, theta, inputs, [subtract(theta, target)])
+    scores, tangents = jvp_scores(task.forward, theta, inputs, [subtract(theta, target)])
+    check_scores(scores, check_inputs(inputs), len(task.class_names), described(task.name, "test", "merged"))
     return scores.double().cpu(), tangents[0].double().cpu()

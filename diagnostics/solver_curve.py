@@ -44,7 +44,7 @@ from merging import gauss_newton, learned, suites
 from merging.commands import console, run, track
 from merging.learned import LearnedSettings, Problem
 from merging.suites import Suite
-from merging.task import mean_accuracy, score
+from merging.task import Split, mean_accuracy, score
 from merging.task_vectors import merged
 
 POINTS = 60
@@ -157,7 +157,8 @@ def measure(suite: Suite, label: str, settings: Any) -> Curve:
     if curve.passes[-1] != passes:
         note()
     theta = merged(problem.task_vectors, coefficients, problem.blocks)
-    accuracies = {split: mean_accuracy(suite.tasks, theta, split) for split in ("validation", "test")}
+    splits: tuple[Split, ...] = ("validation", "test")
+    accuracies = {split: mean_accuracy(suite.tasks, theta, split) for split in splits}
     return Curve(label, curve.settings, curve.passes, curve.kl, curve.seconds, **accuracies)
 
 

@@ -21,7 +21,7 @@ from bounds.validation import check_weights
 from diagnostics import anchors as expert_side
 from diagnostics import linear_world, network_world
 from diagnostics.cache import Cache, digest
-from diagnostics.device import SPLITS, moved
+from diagnostics.device import moved
 from diagnostics.merge_terms import NetworkAtPoint
 from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.settings import Settings
@@ -30,7 +30,7 @@ from diagnostics.workers import Track, each, warm_up
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task import Task, score
+from merging.task import SPLITS, Split, Task, score_task
 from merging.task_vectors import TaskVectors
 
 
@@ -179,8 +179,8 @@ class Workspace:
 
     def _scores(self) -> list[list[Mapping[str, Any]]]:
         """Scores of pretrained model, experts and all merges, per task, in one round of work."""
-        both = ("test", "validation")
-        models: list[tuple[str, str, Sequence[str], Callable[[int], Params]]] = [
+        both: tuple[Split, ...] = ("test", "validation")
+        models: list[tuple[str, str, Sequence[Split], Callable[[int], Params]]] = [
             ("pretrained", self.key(), ("test",), lambda _: self.vectors.base),
             ("expert", self.key(), both, lambda index: self.vectors.expert(index)),
         ]
@@ -189,12 +189,14 @@ class Workspace:
             for s in self.subjects
         ]
 
-        def scores(index: int, splits: Sequence[str], theta: Callable[[int], Params]) -> Mapping[str, Any]:
+        def scores(
+            index: int, splits: Sequence[Split], theta: Callable[[int], Params], model: str
+        ) -> Mapping[str, Any]:
             task = self.suite.tasks[index]
-            return {split: _scores(task, theta(index), getattr(task, split)) for split in splits}
+            return {split: _scores(task, theta(index), getattr(task, split), split, model) for split in splits}
 
         groups = [
-            Pieces(name, key, partial(scores, splits=splits, theta=theta), len(self.names))
+            Pieces(name, key, partial(scores, splits=splits, theta=theta, model=name), len(self.names))
             for name, key, splits, theta in models
         ]
         return self.gather(groups, "scores of all models")
@@ -281,7 +283,7 @@ class Workspace:
             posteriors=[index],
         )
         train = linear_world.subsample(tasks[index].train, settings.train, settings.seed)
-        own = _scores(tasks[index], self.vectors.expert(index), train)
+        own = _scores(tasks[index], self.vectors.expert(index), train, "train", "expert")
         return {
             "scores": [drawn.scores[i][index] for i in range(count)],
             "gradients": drawn.gradients[index],
@@ -317,7 +319,7 @@ class Workspace:
         def network(index: int) -> Mapping[str, Any]:
             task = self.suite.tasks[index]
             theta, inputs = self.weights(subject), self.held_out(task).inputs
-            scores, tangents = network_world.along(task.forward, theta, inputs, self.centre)
+            scores, tangents = network_world.along(task, theta, inputs, self.centre)
             return {"scores": scores, "tangents": tangents}
 
         key, displacement = digest(self.key("held_out", "seed"), subject.key), self.displacement(subject)
@@ -338,8 +340,8 @@ PARTS = 2
 """Parts of a task's held-out examples whose kernels are separate pieces of work."""
 
 
-def _scores(task: Task, params: Params, sample: Sample) -> Tensor:
-    return score(task.forward, params, sample.inputs).double().cpu()
+def _scores(task: Task, params: Params, sample: Sample, split: Split, model: str) -> Tensor:
+    return score_task(task, params, sample.inputs, split, model).double().cpu()
 
 
 def _labels(sample: Sample) -> Tensor:

@@ -25,7 +25,9 @@ class MergeArtifact:
     ``merged`` is θ_m. For methods that are linear in the task vectors, ``coefficients`` is λ [T, L] and ``blocks``
     names its L columns; otherwise both are None. ``names`` are the tasks (rows of λ), ``settings`` the method's
     settings, ``sources`` file -> sha256 of θ_0, experts and data, ``history`` one list of numbers per quantity logged,
-    ``seconds`` the wall time of the merge.
+    ``seconds`` the wall time of the merge. ``used`` names every split that was handed to the method, with the number of
+    fixed models that were compared on its labels (None: none, or the method does not say); no other split can have been
+    seen. ``used`` is None where that was not recorded.
     """
 
     method: str
@@ -41,6 +43,7 @@ class MergeArtifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     schema: str = SCHEMA
+    used: Mapping[str, int | None] | None = None
 
 
 def save(artifact: MergeArtifact, path: str | Path) -> None:
@@ -81,6 +84,7 @@ def load(path: str | Path) -> MergeArtifact:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         got = content.get("schema", "no schema") if isinstance(content, dict) else type(content).__name__
         refuse(what, expected=f"schema {SCHEMA}", got=got, cure=cure)
+    content.setdefault("used", None)  # not recorded by earlier versions
     missing = sorted({f.name for f in fields(MergeArtifact)} ^ set(content))
     if missing:
         refuse(what, expected="the fields of schema " + SCHEMA, got=f"missing or unknown {missing}", cure=cure)

@@ -48,8 +48,8 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 def _kind(row: Measurement) -> str:
     if row.passes:
         return "gradients"
-    looks = row.settings["scale"] is None if "scale" in row.settings else METHODS[row.method].needs != "nothing"
-    return "data, no gradient" if looks else "no data"
+    method = METHODS[row.method]
+    return "data, no gradient" if method.needs_of(method.settings(**row.settings)) else "no data"
 
 
 def _figure(rows: Sequence[Measurement], suite: str) -> Figure:

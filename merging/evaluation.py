@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.types import Params
 from merging.suites.base import Suite
-from merging.task import accuracy, cross_entropy, score
+from merging.task import accuracy, cross_entropy, score_task
 
 MODELS = ("pretrained", "expert", "merged")
 
@@ -40,7 +40,7 @@ def evaluate(
         labels = task.test.labels
         assert labels is not None
         models = dict(zip(MODELS, (suite.task_vectors.base, suite.task_vectors.expert(index), merged), strict=True))
-        by_model = {name: score(task.forward, params, task.test.inputs) for name, params in models.items()}
+        by_model = {name: score_task(task, params, task.test.inputs, "test", name) for name, params in models.items()}
         rows.append(
             TaskRow(
                 task.name,

@@ -37,7 +37,7 @@ from merging.linearised import (
     scores_of,
     visit,
 )
-from merging.rows import Merge, Method, Progress
+from merging.rows import CALIBRATION, Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors, merged
 
@@ -237,14 +237,14 @@ ROWS: Mapping[str, Method] = {
         _gauss_newton,
         GaussNewtonSettings,
         "Gauss-Newton with adjoint Broyden updates on SAMerging's objective (arXiv 2512.21288)",
-        "unlabelled calibration examples",
+        CALIBRATION,
         "iterations x T batches x (cotangents + 1/3 of the checked share)",
     ),
     "tangent": Method(
         _tangent,
         TangentSettings,
         "the objective of SAMerging (arXiv 2512.21288) on the scores linearised at θ_0",
-        "unlabelled calibration examples",
+        CALIBRATION,
         "C - 1 VJPs of every calibration example",
     ),
 }

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.autodiff import differentiable
+from bounds.scores import kl, kl_slope, log_probabilities, probabilities
 from bounds.types import Params, refuse, take
 from merging.coefficient_jacobian import FORWARD_PASSES, centred_basis, jacobian_rows, row_passes
 from merging.learned import Problem
-from merging.task import score
+from merging.task import described, score
 
 TOLERANCE = 1e-9
 """The convex problem is solved until a Newton step promises less than this."""
@@ -64,7 +64,7 @@ def blank(problem: Problem) -> list[Linearisation]:
         n, classes = teacher.shape
         if classes < 2:
             refuse(f"scores of task {name!r}", expected="at least 2", got=classes, cure="leave the task out")
-        log_teacher = F.log_softmax(teacher.double() / problem.settings.temperature, dim=-1)
+        log_teacher = log_probabilities(teacher.double(), problem.settings.temperature)
         zeros = torch.zeros(n, classes, entries, dtype=torch.float64)
         result.append(
             Linearisation(log_teacher, zeros[:, :, 0].clone(), zeros, zeros[:, 0].clone(), torch.zeros(n).bool())
@@ -75,13 +75,15 @@ def blank(problem: Problem) -> list[Linearisation]:
 def scores_of(problem: Problem, theta: Params, task: int, index: Tensor) -> Tensor:
     """Scores [n, C] of the network itself, float64, under the kernels that derivatives use: a forward each."""
     with differentiable():
-        return score(problem.forwards[task], theta, take(problem.inputs[task], index)).double()
+        what = described(problem.task_vectors.names[task], "calibration", "merged")
+        classes = problem.teacher_scores[task].shape[1]
+        inputs = take(problem.inputs[task], index)
+        return score(problem.forwards[task], theta, inputs, classes=classes, what=what).double()
 
 
 def divergences(model: Linearisation, scores: Tensor, temperature: float, index: Tensor | slice) -> Tensor:
     """KL(teacher ‖ scores) of every example [n]."""
-    log_teacher = model.log_teacher[index]
-    return (log_teacher.exp() * (log_teacher - F.log_softmax(scores / temperature, dim=-1))).sum(-1)
+    return kl(model.log_teacher[index], log_probabilities(scores, temperature))
 
 
 def visit(
@@ -123,10 +125,10 @@ def _cotangents(scores: Tensor, log_teacher: Tensor, count: int, temperature: fl
     classes = scores.shape[-1]
     if count == classes - 1:
         return centred_basis(classes).expand(*scores.shape[:-1], -1, -1)
-    p = (scores / temperature).softmax(-1)
+    p = probabilities(scores, temperature)
     kernel = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
     leading = torch.linalg.eigh(kernel).eigenvectors.flip(-1)
-    residual = (p - log_teacher.exp()).unsqueeze(-1)
+    residual = kl_slope(log_teacher, p).unsqueeze(-1)
     return torch.linalg.qr(torch.cat([residual, leading], dim=-1)[..., :count]).Q.mT
 
 
@@ -169,9 +171,9 @@ class Convex:
         """One task's loss, its slope in the scores [n, C], p [n, C] and J [n, C, K] of the visited examples."""
         seen = model.seen.nonzero().flatten()
         jacobian, scores = model.jacobian[seen], model.at(flat, seen)
-        p = (scores / self.temperature).softmax(-1)
+        p = probabilities(scores, self.temperature)
         loss = divergences(model, scores, self.temperature, seen).sum()
-        slopes = (p - model.log_teacher[seen].exp()) / self.temperature
+        slopes = kl_slope(model.log_teacher[seen], p, self.temperature)
         if self.rho:
             factor = self.rho**2 / (2 * len(flat) * self.temperature**2)
             means = torch.einsum("nc,nck->nk", p, jacobian)

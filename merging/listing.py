@@ -29,7 +29,7 @@ def table() -> Table:
     for column in ("method", "paper", "settings", "needs", "cost"):
         result.add_column(column, overflow="fold")
     for name, row in METHODS.items():
-        result.add_row(name, row.paper, settings_text(row.settings), row.needs, row.cost)
+        result.add_row(name, row.paper, settings_text(row.settings), row.needs_text, row.cost)
     return result
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
@@ -26,7 +25,7 @@ from merging import suites
 from merging.methods import find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
-from merging.task import accuracy, cross_entropy, score
+from merging.task import accuracy, cross_entropy, kl, score_task
 
 REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
     "pretrained": lambda suite, index: suite.task_vectors.base,
@@ -93,7 +92,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
     torch.set_num_threads(threads)
     suite = suites.load(suite_name)
     if spec.method in REFERENCES:
-        found = Measurement(spec.label, spec.method, {}, **_figures(suite, lambda t: REFERENCES[spec.method](suite, t)))
+        found = Measurement(spec.label, spec.method, {}, **_reference(suite, spec.method))
         return replace(found, distance=0.0) if spec.method == "pretrained" else found
     before, count = peak_memory(), [0]
     tasks = [replace(task, forward=_counting(task.forward, count)) for task in suite.tasks]
@@ -106,7 +105,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         spec.label,
         spec.method,
         spec.settings,
-        **_figures(suite, lambda _: artifact.merged),
+        **_figures(suite, lambda _: artifact.merged, "merged"),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds,
         passes=artifact.history.get("passes", count)[-1],
@@ -142,17 +141,20 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _figures(suite: Suite, weights: Callable[[int], Params]) -> dict[str, Any]:
+def _reference(suite: Suite, name: str) -> dict[str, Any]:
+    return _figures(suite, lambda index: REFERENCES[name](suite, index), name)
+
+
+def _figures(suite: Suite, weights: Callable[[int], Params], model: str) -> dict[str, Any]:
     figures: dict[str, Any] = {"accuracy": [], "cross_entropy": [], "kl": []}
     for index, task in enumerate(suite.tasks):
         labels = task.test.labels
         assert labels is not None
-        scores = score(task.forward, weights(index), task.test.inputs)
-        teacher = score(task.forward, suite.task_vectors.expert(index), task.test.inputs)
+        scores = score_task(task, weights(index), task.test.inputs, "test", model)
+        teacher = score_task(task, suite.task_vectors.expert(index), task.test.inputs, "test", "expert")
         figures["accuracy"].append(accuracy(scores, labels))
         figures["cross_entropy"].append(cross_entropy(scores, labels))
-        log_p, log_q = (F.log_softmax(s.double(), dim=-1) for s in (teacher, scores))
-        figures["kl"].append(float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)))
+        figures["kl"].append(kl(teacher, scores))
     return figures
 
 

@@ -15,7 +15,7 @@ from merging import closed_form, gauss_newton, learned
 from merging.artifact import MergeArtifact
 from merging.execution import Execution
 from merging.rows import Method, Progress, silent
-from merging.task import Task
+from merging.task import Task, check_tasks, handed
 from merging.task_vectors import TaskVectors
 
 METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
@@ -48,7 +48,8 @@ def merge(
     Args:
         method: a key of METHODS.
         task_vectors: θ_0 and the task vectors.
-        tasks: the experts' tasks, in the same order.
+        tasks: the experts' tasks, in the same order; may be empty where the method needs no split of theirs. The method
+            is handed the splits it needs with these settings and no others.
         suite: name of the suite they come from, recorded in the artifact.
         sources: what the weights were read from -> sha256, recorded in the artifact.
         progress: shows progress.
@@ -57,7 +58,8 @@ def merge(
         settings: fields of the method's settings class.
 
     Raises:
-        InputError: unknown method or setting, or input the method refuses.
+        InputError: unknown method or setting, tasks that are not those of the task vectors, or input that the method
+            refuses.
     """
     row, execution = find(method), execution or Execution()
     fields = row.settings.__dataclass_fields__
@@ -70,11 +72,14 @@ def merge(
                 cure="remove it",
             )
     chosen = row.settings(**settings)
+    needs = row.needs_of(chosen)
+    if tasks or needs:
+        check_tasks(task_vectors.names, tasks)
     started = time.perf_counter()
     if not row.executes:
         _check_plain(method, execution)
     extra = [execution] if row.executes else []
-    result = row.build(task_vectors, tasks, chosen, progress, *extra)
+    result = row.build(task_vectors, [handed(task, needs) for task in tasks], chosen, progress, *extra)
     return MergeArtifact(
         method=method,
         names=tuple(task_vectors.names),
@@ -86,6 +91,7 @@ def merge(
         sources=dict(sources or {}),
         seed=settings.get("seed", getattr(chosen, "seed", None)),
         history=dict(result.history),
+        used={split: result.candidates if split == "validation" else None for split in sorted(needs)},
         versions={"python": platform.python_version(), "torch": str(torch.__version__)},
         seconds=time.perf_counter() - started,
     )

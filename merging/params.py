@@ -63,12 +63,35 @@ def check_partition(blocks: Blocks, params: Params) -> None:
         )
 
 
+_FACTOR = re.compile(
+    r"(^|[._])(lora_(A|B|embedding_A|embedding_B|up|down|magnitude_vector)|(hada|lokr|lycoris|vera)_\w+)([._]|$)"
+)
+
+
+def check_no_factors(params: Params) -> None:
+    """Check that parameters are whole weights: low-rank factors do not add up, (A + A')(B + B') is not AB + A'B'.
+
+    Raises:
+        InputError: names of factors (``lora_A``, ``lora_down``, ``hada_w1_a``, ...), or a pair NAME.up and NAME.down.
+    """
+    pairs = [name for name in params if name.endswith(".up") and f"{name[:-3]}.down" in params]
+    factors = [*pairs, *(name for name in params if _FACTOR.search(name))]
+    if factors:
+        refuse(
+            "parameters",
+            expected="whole weights",
+            got=f"{len(factors)} low-rank factors such as {factors[0]}",
+            cure="multiply them out into the weights of each expert first (PEFT: merge_and_unload)",
+        )
+
+
 def subtract(left: Params, right: Params) -> dict[str, torch.Tensor]:
     """Return left - right, computed and stored in at least float32 (half precision would lose task vectors)."""
-    return {name: _full(left[name]) - _full(right[name]) for name in left}
+    return {name: widened(left[name]) - widened(right[name]) for name in left}
 
 
-def _full(tensor: torch.Tensor) -> torch.Tensor:
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return half precision as float32, exactly; everything else as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

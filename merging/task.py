@@ -1,27 +1,36 @@
-"""A task: a network function with its frozen head, and four disjoint splits."""
+"""A task: a network function with its frozen head, and four disjoint splits; how it is scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.autodiff import batches
+from bounds.autodiff import batches, check_inputs
+from bounds.scores import check_scores, log_probabilities, mean_cross_entropy, mean_kl
 from bounds.types import Forward, Inputs, Params, Sample, refuse
+from bounds.validation import class_indices
+
+Split: TypeAlias = Literal["train", "calibration", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)
 class Task:
     """One classification task.
 
-    ``forward`` maps (θ, inputs) to scores [N, C] with the task's head inside; ``train`` is S_t, the sample the expert
-    was fine-tuned on; ``calibration`` has no labels; ``validation`` chooses, ``test`` reports. Splits are disjoint.
+    ``forward`` maps (θ, inputs) to scores [N, C] with the task's head inside, C = ``len(class_names)`` >= 2;
+    ``train`` is S_t, the sample the expert was fine-tuned on; ``calibration`` has no labels; ``validation`` chooses,
+    ``test`` reports. Splits are disjoint (a suite checks it). Labels of any kind of integer become int64 [N]; inputs
+    in half precision become float32, like every weight that a merge computes with.
 
     Raises:
-        InputError: an empty split, a labelled calibration split, a missing or out-of-range label.
+        InputError: fewer than two classes (a task of one class is always right), class names that are not distinct, an
+            empty split, a labelled calibration split, labels that are missing, no integers or out of range.
     """
 
     name: str
@@ -33,29 +42,118 @@ class Task:
     test: Sample
 
     def __post_init__(self) -> None:
-        for split in ("train", "calibration", "validation", "test"):
-            sample: Sample = getattr(self, split)
-            what = f"task {self.name!r}, split {split}"
-            if len(sample) == 0:
-                refuse(what, expected="at least one example", got="none", cure="give every split examples")
-            if split == "calibration":
-                if sample.labels is not None:
-                    refuse(what, expected="no labels", got="labels", cure="pass Sample(inputs)")
-            elif sample.labels is None:
-                refuse(what, expected="labels", got="none", cure="pass Sample(inputs, labels)")
-            elif int(sample.labels.min()) < 0 or int(sample.labels.max()) >= len(self.class_names):
-                refuse(
-                    what,
-                    expected=f"labels in 0..{len(self.class_names) - 1}",
-                    got=f"{int(sample.labels.min())}..{int(sample.labels.max())}",
-                    cure="list every class in class_names",
-                )
+        names = list(self.class_names)
+        if len(names) < 2 or len(set(names)) != len(names):
+            got = f"{names[:3]}" if len(names) < 2 else f"{max(names, key=names.count)!r} more than once"
+            cure = "name every class, and distinguish classes of one name"
+            refuse(f"class names of task {self.name!r}", expected="two or more distinct names", got=got, cure=cure)
+        for split in SPLITS:
+            object.__setattr__(self, split, self._checked(split, getattr(self, split)))
+
+    def _checked(self, split: Split, sample: Sample) -> Sample:
+        what = f"task {self.name!r}, split {split}"
+        if len(sample) == 0:
+            refuse(what, expected="at least one example", got="none", cure="give every split examples")
+        if split == "calibration":
+            if sample.labels is not None:
+                refuse(what, expected="no labels", got="labels", cure="pass Sample(inputs)")
+            labels = None
+        elif sample.labels is None:
+            refuse(what, expected="labels", got="none", cure="pass Sample(inputs, labels)")
+        else:
+            labels = class_indices(sample.labels, len(sample), len(self.class_names), what)
+        inputs = _widened(sample.inputs)
+        return sample if inputs is sample.inputs and labels is sample.labels else Sample(inputs, labels)
+
+
+class HandedTask(Task):
+    """A task of which a method is handed some splits only; asking for another one is refused. See :func:`handed`."""
+
+    def __getattr__(self, name: str) -> Sample:
+        if name in SPLITS:
+            refuse(
+                f"split {name} of task {self.name!r}",
+                expected="a split that the method says it needs",
+                got="one that was not handed to it",
+                cure="name it in needs of the method's row",
+            )
+        raise AttributeError(name)
+
+
+def handed(task: Task, splits: AbstractSet[Split]) -> Task:
+    """Return the task with these splits only: the others are not in it, so that nothing can have been seen of them."""
+    view = object.__new__(HandedTask)
+    for name, value in vars(task).items():
+        if name not in SPLITS or name in splits:
+            object.__setattr__(view, name, value)
+    return view
+
+
+def check_tasks(names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Check that tasks are those of the task vectors ``names``, in the same order.
+
+    Raises:
+        InputError: another number of tasks, other names, another order.
+    """
+    found = [task.name for task in tasks]
+    if found != list(names):
+        same = "in the same order" if sorted(found) == sorted(names) else "of the same name"
+        refuse(
+            "tasks",
+            expected=f"the task vectors' tasks {list(names)}",
+            got=found,
+            cure=f"pass one task per expert, {same}",
+        )
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    """Return inputs in half precision as float32, all others as they are."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
+    wide = {name: _widened(tensor) for name, tensor in inputs.items()}
+    return inputs if all(wide[name] is tensor for name, tensor in inputs.items()) else wide  # pyright: ignore
 
 
 @torch.no_grad()
-def score(forward: Forward, params: Params, inputs: Inputs, *, batch_size: int = 256) -> Tensor:
-    """Return the scores [N, C] of all inputs, computed in batches without gradients. Exact."""
-    return torch.cat([forward(params, batch) for batch in batches(inputs, batch_size)])
+def score(
+    forward: Forward,
+    params: Params,
+    inputs: Inputs,
+    *,
+    classes: int | None = None,
+    what: str = "scores",
+    batch_size: int = 256,
+) -> Tensor:
+    """Return the scores [N, C] of all inputs, computed in batches without gradients, through the gate. Exact.
+
+    Args:
+        forward: (θ, inputs) -> scores [N, C].
+        params: θ.
+        inputs: N examples.
+        classes: C; None: any.
+        what: whose scores, named in an error.
+        batch_size: examples of a forward pass.
+
+    Raises:
+        InputError: see :func:`bounds.scores.check_scores`.
+    """
+    whole = torch.cat([forward(params, batch) for batch in batches(inputs, batch_size)])
+    return check_scores(whole, check_inputs(inputs), classes, what)
+
+
+def score_task(task: Task, params: Params, inputs: Inputs, split: str, model: str) -> Tensor:
+    """Return the scores [N, C] of inputs of a task's split, under the weights of a model.
+
+    Raises:
+        InputError: scores that are not finite or not one for each class name; names task, split and model.
+    """
+    what = described(task.name, split, model)
+    return score(task.forward, params, inputs, classes=len(task.class_names), what=what)
+
+
+def described(task: str, split: str, model: str) -> str:
+    """Name the scores of a task's split under a model (pretrained, expert, merged, ...), as errors do."""
+    return f"scores of task {task!r}, split {split}, {model} model"
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -65,14 +163,20 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats."""
-    return float(F.cross_entropy(scores.double(), labels))
+    return float(mean_cross_entropy(scores.double(), labels))
 
 
-def mean_accuracy(tasks: Sequence[Task], params: Params, split: str) -> float:
+def kl(teacher: Tensor, student: Tensor) -> float:
+    """Mean KL(teacher ‖ student) of the softmaxes of scores [N, C], in nats."""
+    log_p, log_q = (log_probabilities(scores.double()) for scores in (teacher, student))
+    return float(mean_kl(log_p, log_q))
+
+
+def mean_accuracy(tasks: Sequence[Task], params: Params, split: Split, model: str = "merged") -> float:
     """Unweighted mean over tasks of the accuracy of θ on the named split."""
     values = []
     for task in tasks:
         sample: Sample = getattr(task, split)
         assert sample.labels is not None
-        values.append(accuracy(score(task.forward, params, sample.inputs), sample.labels))
+        values.append(accuracy(score_task(task, params, sample.inputs, split, model), sample.labels))
     return sum(values) / len(values)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
 from merging.linear_maps import PART, add_rows, dot_rows, rows, run
-from merging.params import check_partition, partition, subtract
+from merging.params import check_no_factors, check_partition, partition, subtract, widened
 from merging.storage import Storage, destination, is_written, read
 
 Expert = Params | Callable[[], Params]
@@ -22,7 +22,9 @@ Expert = Params | Callable[[], Params]
 class TaskVectors:
     """Pretrained weights and the task vectors of T experts.
 
-    ``base`` is θ_0; ``deltas[t]`` is τ_t with the names, shapes and order of ``base``; ``names[t]`` names task t.
+    ``base`` is θ_0, in at least float32 (half precision is widened here, exactly, so that everything made from task
+    vectors computes in float32 at least); ``deltas[t]`` is τ_t with the names and shapes of ``base``, in its order;
+    ``names[t]`` names task t.
     Per parameter the T deltas lie together in one tensor [T, ...] (``stacked``), so that merging and contraction
     each read every task vector exactly once; ``deltas`` are views of it. The tensors may be memory-mapped
     (:meth:`from_experts` with a file, :meth:`open`) and may be kept in half precision: sums are taken in at least
@@ -46,10 +48,12 @@ class TaskVectors:
                 cure="name each expert once",
             )
         _check_names(self.names)
+        check_no_factors(self.base)
         _check("base", self.base, self.base)
         for name, delta in zip(self.names, self.deltas, strict=True):
             _check(f"task vector {name!r}", delta, self.base)
-        _fill(self, {key: torch.stack([delta[key].detach() for delta in self.deltas]) for key in self.base})
+        stacked = {key: torch.stack([delta[key].detach() for delta in self.deltas]) for key in self.base}
+        _fill(self, self.base, stacked)
 
     @staticmethod
     def from_experts(
@@ -74,6 +78,7 @@ class TaskVectors:
         """
         storage, sources, names = storage or Storage(), sources or {}, list(experts)
         _check_names(names)
+        check_no_factors(base)
         _check("base", base, base)
         if storage.file and is_written(base, names, storage, sources):
             return TaskVectors.open(storage.file)
@@ -93,9 +98,8 @@ class TaskVectors:
                 got = tuple(stacked[key].shape) if key in stacked else "nothing"
                 refuse(f"task vectors of {key}", expected=expected, got=got, cure="stack one delta per task")
         result = object.__new__(TaskVectors)
-        object.__setattr__(result, "base", base)
         object.__setattr__(result, "names", names)
-        _fill(result, {key: stacked[key] for key in base})
+        _fill(result, base, {key: stacked[key] for key in base})
         return result
 
     @staticmethod
@@ -117,7 +121,7 @@ class TaskVectors:
         return torch.promote_types(next(iter(self.base.values())).dtype, torch.float32)
 
     def expert(self, index: int) -> dict[str, Tensor]:
-        """Return θ_t = θ_0 + τ_t."""
+        """Return θ_t = θ_0 + τ_t, in the dtype of θ_0."""
         return {key: value + self.stacked[key][index] for key, value in self.base.items()}
 
 
@@ -143,8 +147,9 @@ def _subtract_into(
         stacked[key][index].copy_(subtract({key: value}, base)[key])
 
 
-def _fill(task_vectors: TaskVectors, stacked: Mapping[str, Tensor]) -> None:
+def _fill(task_vectors: TaskVectors, base: Params, stacked: Mapping[str, Tensor]) -> None:
     names = tuple(task_vectors.names)
+    object.__setattr__(task_vectors, "base", {key: widened(value) for key, value in base.items()})
     object.__setattr__(task_vectors, "stacked", stacked)
     object.__setattr__(task_vectors, "names", names)
     views = tuple({key: tensor[t] for key, tensor in stacked.items()} for t in range(len(names)))
@@ -157,13 +162,12 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check(what: str, params: Params, base: Params) -> None:
-    if list(params) != list(base):
+    if params.keys() != base.keys():
         missing, extra = [k for k in base if k not in params], [k for k in params if k not in base]
-        got = f"missing {missing[:3]}, unexpected {extra[:3]}" if missing or extra else "the same keys in another order"
         refuse(
             what,
             expected="the parameter names of the base model",
-            got=got,
+            got=f"missing {missing[:3]}, unexpected {extra[:3]}",
             cure="load it with the base's layout",
         )
     for key, value in params.items():

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from bounds.types import InputError, Params
+from bounds.types import InputError, Params, Sample
 from merging import METHODS, Task, TaskVectors, merge
 from merging.artifact import MergeArtifact, load, save
 from merging.suites import Suite, toy
+from merging.task import SPLITS
 from tests.tolerances import assert_near
 
 QUICK: Mapping[str, Any] = {"scale": 0.4, "steps": 2, "examples": 24, "batch": 24}
@@ -156,11 +157,34 @@ def refuses(method: str) -> None:
     if row.tasks is not None:
         vectors = with_deltas(world(), world().task_vectors.deltas[:1])
         assert _refused(lambda: run(method, vectors, suite.tasks[:1], **QUICK)), "one task is accepted"
-    expected = run(method, suite.task_vectors, suite.tasks, **QUICK).merged
     for wrong in (suite.tasks[::-1], suite.tasks[:-1]):
-        found: list[Params] = []
-        if not _refused(lambda w=wrong, f=found: f.append(run(method, suite.task_vectors, w, **QUICK).merged)):
-            assert_same(found[0], expected)  # a row that does not look at the tasks
+        assert _refused(lambda w=wrong: run(method, suite.task_vectors, w, **QUICK)), "tasks of others are accepted"
+
+
+def sees_only_its_needs(method: str) -> None:
+    """Splits that the row does not need with its settings change nothing, whatever they hold; the artifact says so.
+
+    With a scale and, where the row can choose one, without.
+    """
+    suite = tasks_of(method, world())
+    for scale in (0.4, None) if _may_be_none(method, "scale") else (0.4,):
+        settings = {**QUICK, "scale": scale}
+        needs = METHODS[method].needs_of(METHODS[method].settings(**chosen(method, **settings)))
+        others = [replace(t, **{s: _noise(getattr(t, s)) for s in SPLITS if s not in needs}) for t in suite.tasks]
+        try:
+            first, second = (run(method, suite.task_vectors, tasks, **settings) for tasks in (suite.tasks, others))
+        except InputError as error:
+            raise AssertionError(f"asks for more than it needs: {error}") from error
+        assert all(torch.equal(first.merged[name], value) for name, value in second.merged.items())
+        assert first.used is not None
+        assert set(first.used) == needs
+        assert (first.used.get("validation") or 0) == len(first.history.get("validation_accuracy", ()))
+
+
+def _noise(sample: Sample) -> Sample:
+    assert isinstance(sample.inputs, torch.Tensor)
+    inputs = torch.full_like(sample.inputs, torch.nan)
+    return Sample(inputs, None if sample.labels is None else torch.zeros_like(sample.labels))
 
 
 def _out_of_range(name: str, hint: Any) -> Sequence[object]:
@@ -193,5 +217,6 @@ LAWS: Mapping[str, Callable[[str], None]] = {
     "saved whole": saved_whole,
     "half precision": half_precision,
     "refuses": refuses,
+    "sees only its needs": sees_only_its_needs,
 }
 """Name (a key of ``Method.breaks``) -> law."""

@@ -113,6 +113,10 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         about = f"N(λ̂, {g.scale:g}² I)"
         name = f"coefficients, prior at {g.prior}, pooled"
         rows.append(Certificate("(10), (12)", name, about, g.observed, g.value, n, g.delta, pooled_test, g.assumptions))
+    if not gibbs:
+        lacks = "is not θ_0 plus its coefficients times the task vectors"
+        has = subject.artifact.coefficients is not None
+        use = f"{use}; no (10): the merge {lacks if has else 'has no coefficients'}"
     gap = min((g.value for g in gibbs), default=math.nan) - pooled_test if gibbs else None
     return CertificateSection(use, models, n, pooled_test, tuple(rows), tasks, gibbs, gap)
 
@@ -124,14 +128,16 @@ def _row(equation: str, name: str, about: str, observed: float, bound: Bound, n:
 def validation_use(subject: Subject) -> tuple[int | None, str]:
     """How many models the merge looked at on the validation labels (None: unknown), and what it did, in words."""
     artifact = subject.artifact
-    tried = len(artifact.history.get("validation_accuracy", []))
-    if tried:
-        return tried, f"{artifact.method} chose among {tried} fixed candidates on the validation labels: δ/{tried} each"
-    if artifact.method not in METHODS:
-        return None, f"what {artifact.method} did with the validation labels is unknown: no held-out certificate"
-    needs = METHODS[artifact.method].needs
-    if "validation" not in needs:
-        return 1, f"{artifact.method} needs {needs}; the validation split is unused: a fixed model"
-    if artifact.settings.get("scale") is not None:
-        return 1, f"{artifact.method} with a given scale: a fixed model, if the scale was not chosen on these labels"
-    return None, f"{artifact.method} needs {needs} and does not say how many models it tried: no held-out certificate"
+    method, used = artifact.method, artifact.used
+    if used is None:
+        return None, f"what {method} did with the validation labels is unknown (merge again): no held-out certificate"
+    row = METHODS.get(method)
+    needs = row.needs_text if row else " and ".join(used) or "nothing"
+    if "validation" in used:
+        tried = used["validation"]
+        if tried:
+            return tried, f"{method} chose among {tried} fixed candidates on the validation labels: δ/{tried} each"
+        return None, f"{method} needs {needs} and does not say how many models it tried: no held-out certificate"
+    if row and "validation" in row.needs_of(row.settings()):
+        return 1, f"{method} with a given scale: a fixed model, if the scale was not chosen on these labels"
+    return 1, f"{method} needs {needs}; the validation split is unused: a fixed model"

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from bounds.autodiff import differentiable
-from bounds.empirical_loss import cross_entropy, loss_and_gradient, prepare
+from bounds.empirical_loss import loss_and_gradient, prepare
 from bounds.flatness import sharpness
 from bounds.products import BATCH_SIZE
+from bounds.scores import cross_entropy
 from bounds.types import Forward, Params, Sample
 from diagnostics.cache import digest
 from diagnostics.subject import Subject

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from bounds.autodiff import differentiable
 from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
+from bounds.scores import check_scores
 from bounds.types import Blocks, Inputs, Params, take
 from diagnostics.cache import digest
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.subject import Subject
 from diagnostics.workspace import Pieces, Workspace
-from merging.task import Task
+from merging.task import Task, described
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
 OWN_PRIOR = "λ̂ itself"
@@ -182,6 +183,7 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
             noise = torch.randn(len(chosen), *lam.shape, generator=generator, dtype=lam.dtype)
             thetas = merged_draws(workspace.vectors, (lam.cpu() + scale * noise).to(workspace.device), blocks)
             scores = torch.func.vmap(partial(_one, task))(thetas, take(sample.inputs, chosen.to(workspace.device)))
+            check_scores(scores, len(chosen), len(task.class_names), described(task.name, "validation", "randomised"))
             wrong.append(scores.argmax(dim=1).cpu() != sample.labels.cpu()[chosen])
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
 

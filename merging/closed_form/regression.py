@@ -11,7 +11,7 @@ from torch import Tensor
 from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, scaled
 from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products
 from merging.params import combine, norm
-from merging.rows import Merge, Method, Progress
+from merging.rows import CALIBRATION, Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
 
@@ -130,27 +130,26 @@ def _with_count(merge: Merge, weights: Iterable[str]) -> Merge:
     return Merge(merge.params, history={"linear_weights": [float(len(list(weights)))]})
 
 
-_EXAMPLES = "unlabelled calibration examples"
 ROWS: Mapping[str, Method] = {
     "fisher": Method(
         _fisher,
         FisherSettings,
         "Matena and Raffel 2022, arXiv 2111.09832",
-        _EXAMPLES,
+        CALIBRATION,
         "k examples x C classes backward passes per task",
     ),
     "regmean": Method(
         _regmean,
         RegressionSettings,
         "RegMean, Jin et al. 2023, arXiv 2212.09849",
-        _EXAMPLES,
+        CALIBRATION,
         "k forward passes per task, one linear solve per linear weight",
     ),
     "regmean_plus_plus": Method(
         _regmean_plus_plus,
         RegressionSettings,
         "RegMean++, Nguyen et al. 2025, arXiv 2508.03121",
-        _EXAMPLES,
+        CALIBRATION,
         "k forward passes per task and linear weight, one linear solve each",
     ),
 }

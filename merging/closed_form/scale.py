@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bounds.types import Params, refuse
 from merging.params import combine
-from merging.rows import Merge, Progress, silent
-from merging.task import Task, mean_accuracy
+from merging.rows import NOTHING, VALIDATION, Merge, Progress, silent
+from merging.task import Split, Task, mean_accuracy
 from merging.task_vectors import TaskVectors
 
 SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
@@ -30,6 +30,11 @@ class ScaleSettings:
     def __post_init__(self) -> None:
         if self.scale is not None and not math.isfinite(self.scale):
             refuse("scale", expected="a finite number", got=self.scale, cure="leave it out to search a grid")
+
+    @property
+    def needs(self) -> frozenset[Split]:
+        """The validation split, on which a scale that is not given is chosen."""
+        return VALIDATION if self.scale is None else NOTHING
 
 
 def check_share(name: str, value: float, *, zero: bool = False, one: bool = True) -> None:
@@ -80,7 +85,8 @@ def scaled(
 ) -> Merge:
     """Return θ_0 + s·τ for the merged task vector τ; where s is None, the best of the grid on validation.
 
-    The history then holds ``scale`` and ``validation_accuracy`` of the whole grid, and the ``chosen_scale``.
+    The history then holds ``scale`` and ``validation_accuracy`` of the whole grid, and the ``chosen_scale``; the merge
+    says how many candidates it was chosen from.
     """
     base = {name: value.to(task_vectors.dtype) for name, value in task_vectors.base.items()}
     if scale is not None:
@@ -88,4 +94,4 @@ def scaled(
     tried = (grid[i] for i in progress(range(len(grid)), "scales on validation"))
     best, values = best_scale(tasks, lambda s: combine(base, vector, s), tried)
     history = {"scale": list(values), "validation_accuracy": list(values.values()), "chosen_scale": [best]}
-    return Merge(combine(base, vector, best), history=history)
+    return Merge(combine(base, vector, best), history=history, candidates=len(values))

@@ -51,9 +51,8 @@ ROWS: Mapping[str, Method] = {
         _slerp,
         SlerpSettings,
         "Shoemake 1985, doi 10.1145/325334.325242, on the weights, tensor by tensor",
-        "nothing",
-        "one merge",
-        {"one task": "merges exactly two"},
+        cost="one merge",
+        breaks={"one task": "merges exactly two"},
         tasks=2,
     ),
 }

@@ -156,48 +156,41 @@ def _competition_range(
     return float(low), float(high), float(scores.kthvalue(smallest).values), float(scores.max())
 
 
-_TUNED = "labelled validation, or a scale"
 ROWS: Mapping[str, Method] = {
     "magnitude": Method(
         _magnitude,
         DensitySettings,
         "pruning: Han et al. 2015, arXiv 1506.02626; of task vectors: Yu et al. 2024, arXiv 2311.03099",
-        _TUNED,
-        "one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 20 validations to choose the scale",
     ),
     "ties": Method(
         _ties,
         DensitySettings,
         "TIES, Yadav et al. 2023, arXiv 2306.01708",
-        _TUNED,
-        "one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 20 validations to choose the scale",
     ),
     "dare_linear": Method(
         _dare_linear,
         DropSettings,
         "DARE, Yu et al. 2024, arXiv 2311.03099",
-        _TUNED,
-        "one merge; 20 validations to choose the scale",
+        cost="one merge; 20 validations to choose the scale",
     ),
     "dare_ties": Method(
         _dare_ties,
         DropSettings,
         "DARE with TIES, Yu et al. 2024, arXiv 2311.03099",
-        _TUNED,
-        "one merge; 20 validations to choose the scale",
+        cost="one merge; 20 validations to choose the scale",
     ),
     "consensus": Method(
         _consensus,
         ConsensusSettings,
         "Consensus TALL masks, Wang et al. 2024, arXiv 2405.07813",
-        _TUNED,
-        "one merge; 20 validations to choose the scale",
+        cost="one merge; 20 validations to choose the scale",
     ),
     "pcb": Method(
         _pcb,
         CompetitionSettings,
         "PCB-Merging, Du et al. 2024, arXiv 2410.02396",
-        _TUNED,
-        "one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 20 validations to choose the scale",
     ),
 }

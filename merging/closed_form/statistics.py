@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bounds.autodiff import batches, chunk_size, differentiable, memory_budget, parameter_bytes
+from bounds.scores import probabilities
 from bounds.types import Forward, Inputs, Params, refuse, take
 from merging.closed_form.scale import check_at_least
 from merging.closed_form.tensors import task_generators
-from merging.task import Task
+from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
 
 
@@ -37,11 +38,9 @@ def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSet
     Raises:
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
     """
-    names = [task.name for task in tasks]
-    if names != list(tv.names):
-        refuse("tasks", expected=f"the task vectors' tasks {list(tv.names)}", got=names, cure="pass them in that order")
+    check_tasks(tv.names, tasks)
     chosen = []
-    for task, generator in zip(tasks, task_generators(names, settings.seed), strict=True):
+    for task, generator in zip(tasks, task_generators(tv.names, settings.seed), strict=True):
         if len(task.calibration) < settings.examples:
             refuse(
                 f"calibration examples of task {task.name!r}",
@@ -131,7 +130,7 @@ def diagonal_fisher(forward: Forward, params: Params, inputs: Inputs) -> dict[st
 def _weighted_gradients(forward: Forward, params: Params, example: Inputs, chunk: int) -> Iterator[dict[str, Tensor]]:
     """√p_c ∇ log p_c for chunks of classes: name -> [classes, ...]."""
     scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))[:2]
-    probabilities = torch.softmax(scores[0], dim=0)
-    cotangents = probabilities.sqrt()[:, None] * (torch.eye(len(probabilities)).to(scores) - probabilities)
+    p = probabilities(scores[0])
+    cotangents = p.sqrt()[:, None] * (torch.eye(len(p)).to(scores) - p)
     for part in cotangents.split(chunk):
         yield torch.func.vmap(lambda c: pull_back(c[None])[0])(part)

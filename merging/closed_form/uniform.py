@@ -34,12 +34,11 @@ def _task_arithmetic(
 
 
 ROWS: Mapping[str, Method] = {
-    "average": Method(_average, NoSettings, "Wortsman et al. 2022, arXiv 2203.05482", "nothing", "one merge"),
+    "average": Method(_average, NoSettings, "Wortsman et al. 2022, arXiv 2203.05482", cost="one merge"),
     "task_arithmetic": Method(
         _task_arithmetic,
         ScaleSettings,
         "Ilharco et al. 2023, arXiv 2212.04089",
-        "labelled validation, or a scale",
-        "one merge; 20 validations to choose the scale",
+        cost="one merge; 20 validations to choose the scale",
     ),
 }

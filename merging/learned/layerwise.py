@@ -136,7 +136,7 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
         },
         forwards=[varying(forward) for forward in outputs],
         teacher_scores=[
-            score(forward, vectors.expert(index), inputs)
+            score(forward, vectors.expert(index), inputs, what=f"layer outputs of task {vectors.names[index]!r}")
             for index, (forward, inputs) in enumerate(zip(outputs, problem.inputs, strict=True))
         ],
         theta={},

@@ -17,7 +17,7 @@ from merging.objectives import OBJECTIVES, Objective
 from merging.params import partition
 from merging.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
 from merging.storage import on_disk
-from merging.task import Task, score
+from merging.task import Task, check_tasks, score_task
 from merging.task_vectors import TaskVectors, contract, merged
 
 LARGE = 2**26
@@ -56,13 +56,7 @@ def prepare(
     Raises:
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
     """
-    if [task.name for task in tasks] != list(task_vectors.names):
-        refuse(
-            "tasks",
-            expected=f"the task vectors' tasks {list(task_vectors.names)}",
-            got=[task.name for task in tasks],
-            cure="pass one task per expert, in the same order",
-        )
+    check_tasks(task_vectors.names, tasks)
     execution = execution or Execution()
     chosen = _choose(tasks, settings)
     inputs: list[Inputs] = []
@@ -75,7 +69,7 @@ def prepare(
         inputs.append(_to(take(task.calibration.inputs, positions), execution.device))
         expert = {name: value.to(execution.device) for name, value in task_vectors.expert(index).items()}
         with execution.passes():
-            scores = score(task.forward, expert, inputs[-1]).to(task_vectors.dtype)
+            scores = score_task(task, expert, inputs[-1], "calibration", "expert").to(task_vectors.dtype)
         teacher_scores.append(on_disk(scores, _folder(execution)) if scores.nbytes > LARGE else scores)
     return Problem(
         task_vectors,

@@ -24,7 +24,7 @@ from merging.learned.settings_rows import (
 )
 from merging.learned.single_layer import symerge
 from merging.learned.trimming import trimmed
-from merging.rows import Merge, Method, Progress
+from merging.rows import CALIBRATION, Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors, merged
 
@@ -61,7 +61,6 @@ def _trimmed(
     return replace(result, coefficients=None, blocks=None)
 
 
-UNLABELLED = "unlabelled calibration examples"
 ENTROPY = "an expert is not a stationary point of the entropy of its own scores"
 HARD = "an expert is not a stationary point of the cross-entropy to its own most likely classes"
 NO_LAYERS = "the world of the laws has no numbered layers, which this row needs"
@@ -71,7 +70,7 @@ ROWS: Mapping[str, Method] = {
         _learned,
         LearnedSettings,
         "SAMerging, arXiv 2512.21288",
-        UNLABELLED,
+        CALIBRATION,
         "steps x passes of its perturbation (SAM 2) x T batches",
         executes=True,
     ),
@@ -79,35 +78,36 @@ ROWS: Mapping[str, Method] = {
         _learned,
         AdaMergingSettings,
         "AdaMerging, layer-wise: arXiv 2310.02575",
-        UNLABELLED,
+        CALIBRATION,
         "steps x T batches",
-        {"one task": ENTROPY, "equal experts": ENTROPY},
+        breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "adamerging_task": Method(
         _learned,
         TaskWiseSettings,
         "AdaMerging, task-wise: arXiv 2310.02575",
-        UNLABELLED,
+        CALIBRATION,
         "steps x T batches",
-        {"one task": ENTROPY, "equal experts": ENTROPY},
+        breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "adamerging++": Method(
         _trimmed,
         TrimmedSettings,
         "AdaMerging++, layer-wise: arXiv 2310.02575; TIES: arXiv 2306.01708",
-        UNLABELLED,
+        CALIBRATION,
         "sorting T task vectors, then steps x T batches",
-        {"one task": ENTROPY, "equal experts": ENTROPY},
+        breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "prodistill": Method(
         prodistill,
         ProDistillSettings,
         "ProDistill with one coefficient per tensor: arXiv 2502.12706",
-        f"{UNLABELLED}; a network of torch modules with numbered layers",
+        CALIBRATION,
         "layers x steps x T batches through the layers up to it (about half a network)",
+        "a network of torch modules with numbered layers",
         dict.fromkeys(
             (
                 "one task",
@@ -117,7 +117,7 @@ ROWS: Mapping[str, Method] = {
                 "deterministic",
                 "saved whole",
                 "half precision",
-                "refuses",
+                "sees only its needs",
             ),
             NO_LAYERS,
         ),
@@ -126,9 +126,9 @@ ROWS: Mapping[str, Method] = {
         symerge,
         SingleLayerSettings,
         "SyMerge-like (one shared layer instead of one head per task): arXiv 2412.19098",
-        UNLABELLED,
+        CALIBRATION,
         "steps x T batches",
-        {"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
+        breaks={"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
         executes=True,
     ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bounds.scores import probabilities
 from merging.objectives import Objective
 from merging.perturbations.passes import Descent, Displacement, Step
 from merging.perturbations.sharpness import displaced
@@ -58,7 +59,7 @@ def gauss_newton_trace(step: Step) -> Descent:
 
 def half_difference_variance(scores: Tensor, other: Tensor, temperature: float) -> Tensor:
     """Mean over examples of Var_p(D/u), D = (scores - other)/2 [N, C], p = softmax of their midpoint/u. Symmetric."""
-    p = ((scores + other) / (2 * temperature)).softmax(dim=-1)
+    p = probabilities(scores + other, 2 * temperature)
     d = (scores - other) / (2 * temperature)
     return ((p * d.square()).sum(dim=-1) - (p * d).sum(dim=-1).square()).mean()
 

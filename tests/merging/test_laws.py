@@ -30,7 +30,7 @@ def test_rows_are_complete_and_name_laws_that_exist(method):
     assert not set(row.breaks) - set(LAWS)
     assert all(row.breaks.values()), "a reason for each"
     assert row.paper
-    assert row.needs
+    assert row.needs_text
     assert row.cost
     assert row.settings.__doc__
     assert row.build.__module__.startswith("merging.")
@@ -47,8 +47,14 @@ def _holding_nan(tv, tasks, settings, progress):
     return Merge({name: (value / 0).bfloat16() for name, value in tv.base.items()})
 
 
+def _peeking(tv, tasks, settings, progress):
+    """Average, scaled by what the row does not say it needs."""
+    scale = float(tasks[0].validation.labels.double().mean())
+    return Merge(merged(tv, uniform.uniform(tv, scale), partition(tv.base, "task")))
+
+
 def _wrong(build, settings: type = NoSettings, tasks=None):
-    return Method(build, settings, "none", "nothing", "nothing", tasks=tasks)
+    return Method(build, settings, "none", cost="nothing", tasks=tasks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Unchecked:
         ("half precision", _wrong(_holding_nan)),
         ("refuses", _wrong(_shifted, Unchecked)),
         ("refuses", _wrong(_shifted, tasks=2)),
+        ("sees only its needs", _wrong(_peeking)),
     ],
 )
 def test_a_wrong_row_breaks_the_law(law, row, monkeypatch):
