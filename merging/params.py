@@ -74,8 +74,10 @@ def check_no_factors(params: Params) -> None:
     Raises:
         InputError: names of factors (``lora_A``, ``lora_down``, ``hada_w1_a``, ...), or a pair NAME.up and NAME.down.
     """
-    pairs = [name for name in params if name.endswith(".up") and f"{name[:-3]}.down" in params]
-    factors = [*pairs, *(name for name in params if _FACTOR.search(name))]
+    pairs = [name[:-3] for name in params if name.endswith(".up") and f"{name[:-3]}.down" in params]
+    factors = [
+        name for name in params if name.removesuffix(".up").removesuffix(".down") in pairs or _FACTOR.search(name)
+    ]
     if factors:
         refuse(
             "parameters",

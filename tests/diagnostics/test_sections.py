@@ -16,9 +16,11 @@ from diagnostics.sections.gibbs import OWN_PRIOR, merged_draws
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
-from merging import merge, merged
+from merging import METHODS, merge, merged
 from merging.params import partition
+from merging.rows import NOTHING, VALIDATION, Merge, Method, NoSettings
 from merging.suites import toy
+from merging.task import mean_accuracy
 
 SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3, hessian=24)
 
@@ -85,13 +87,38 @@ def test_a_choice_on_validation_pays_for_every_candidate_and_loses_its_own_prior
     counts = [Count(float(w.sum()), len(w)) for w in wrong]
     assert section.rows[0].value == pytest.approx(pooled(counts, 0.05, 20).value)
     assert [g.prior == OWN_PRIOR for g in section.gibbs] == [False]
-    silent = dataclasses.replace(chosen, history={})
+    silent = dataclasses.replace(chosen, used={"validation": None})
     space = workspace(suite, silent)
     section = certificates.compute(space, space.subjects[0])
     assert [row.equation for row in section.rows] == ["(10), (12)"]
     assert "no held-out certificate" in section.use
     given = make(suite, "task_arithmetic", scale=0.3)
     assert certificates.validation_use(Subject("a", "a.pt", given))[0] == 1
+
+
+def test_the_certificate_follows_from_what_was_handed_over_not_from_words(suite, monkeypatch):
+    """A row that chooses on the validation labels, whatever its words say, is no fixed model."""
+
+    def choosing(tv, tasks, settings, progress):
+        scales = [0.1 * k for k in range(1, 51)]
+        points = [{k: v + s * tv.stacked[k].sum(0) for k, v in tv.base.items()} for s in scales]
+        return Merge(max(points, key=lambda point: mean_accuracy(tasks, point, "validation")))
+
+    row = Method(choosing, NoSettings, "labels of the held-out split", VALIDATION, "50 merges")
+    monkeypatch.setitem(METHODS, "mine", row)
+    made = make(suite, "mine")
+    assert made.used == {"validation": None}
+    looks, use = certificates.validation_use(Subject("a", "a.pt", made))
+    assert looks is None
+    assert "no held-out certificate" in use
+    monkeypatch.setitem(METHODS, "mine", dataclasses.replace(row, needs=NOTHING))
+    with pytest.raises(InputError, match=r"split validation of task .task0..*not handed"):
+        make(suite, "mine")
+    told = dataclasses.replace(made, used={"validation": 50})
+    assert certificates.validation_use(Subject("a", "a.pt", told))[0] == 50
+    for unknown in (None, {"validation": 0}):
+        silent = dataclasses.replace(made, used=unknown)
+        assert certificates.validation_use(Subject("a", "a.pt", silent))[0] is None
 
 
 def test_statement_ten_adds_up_and_its_draws_are_those_of_the_posterior(suite, learned):
@@ -167,6 +194,8 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.gibbs == ()
         assert section.gap_to_test is None
         assert section.rows
+        reason = "has no coefficients" if artifact is bare else "is not θ_0 plus its coefficients times"
+        assert f"no (10): the merge {reason}" in section.use
 
 
 def mean_risk(space, theta):

@@ -108,3 +108,35 @@ def test_bad_blocks_and_names_are_refused():
         partition(tv.base, "neuron")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="distinct"):
         TaskVectors(tv.base, tv.deltas, ["a", "a", "b"])
+
+
+def test_the_order_of_an_experts_tensors_does_not_matter():
+    base = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    expert = {"b": torch.arange(3.0), "a": torch.arange(2.0)}
+    found = TaskVectors.from_experts(base, {"one": expert})
+    assert list(found.base) == list(found.deltas[0]) == ["a", "b"]
+    assert torch.equal(found.expert(0)["b"], expert["b"])
+    assert torch.equal(TaskVectors(base, [expert], ["one"]).expert(0)["a"], expert["a"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("q.lora_A.default.weight", "q.lora_B.default.weight"),
+        ("lora_te.lora_down.weight", "lora_te.lora_up.weight"),
+        ("e.lora_embedding_A", "e.lora_embedding_B"),
+        ("q.hada_w1_a", "q.hada_w1_b"),
+        ("q.weight.up", "q.weight.down"),
+    ],
+)
+def test_low_rank_factors_are_refused(names):
+    theta = {name: torch.ones(2, 2) for name in names}
+    for make in (lambda: TaskVectors.from_experts(theta, {"a": theta}), lambda: TaskVectors(theta, [theta], ["a"])):
+        with pytest.raises(InputError, match=r"2 low-rank factors such as .*multiply them out"):
+            make()
+
+
+def test_names_that_only_look_like_factors_are_whole_weights():
+    names = ("mlp.up.weight", "mlp.down.weight", "layers.0.up", "explorer_A.weight", "lora_router.weight")
+    theta = {name: torch.ones(2, 2) for name in names}
+    assert len(TaskVectors.from_experts(theta, {"a": theta})) == 1
