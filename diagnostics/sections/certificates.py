@@ -113,12 +113,16 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         about = f"N(λ̂, {g.scale:g}² I)"
         name = f"coefficients, prior at {g.prior}, pooled"
         rows.append(Certificate("(10), (12)", name, about, g.observed, g.value, n, g.delta, pooled_test, g.assumptions))
-    if not gibbs:
-        lacks = "is not θ_0 plus its coefficients times the task vectors"
-        has = subject.artifact.coefficients is not None
-        use = f"{use}; no (10): the merge {lacks if has else 'has no coefficients'}"
+    use += "" if gibbs else f"; no (10): {_why_not(subject)}"
     gap = min((g.value for g in gibbs), default=math.nan) - pooled_test if gibbs else None
     return CertificateSection(use, models, n, pooled_test, tuple(rows), tasks, gibbs, gap)
+
+
+def _why_not(subject: Subject) -> str:
+    """Why there is no statement on the coefficients."""
+    if subject.artifact.coefficients is None:
+        return "the merge has no coefficients"
+    return "the merge is not θ_0 plus its coefficients times the task vectors"
 
 
 def _row(equation: str, name: str, about: str, observed: float, bound: Bound, n: int, test: float) -> Certificate:

@@ -142,4 +142,5 @@ def test_half_precision_models_compute_in_float32(dtype):
     for params in (half.base, half.expert(0), merge("average", half, suite.tasks).merged):
         assert {value.dtype for value in params.values()} == {torch.float32}
     assert all(torch.equal(half.expert(0)[k].to(dtype), experts["task0"][k]) for k in base)
-    assert evaluate(replace(suite, task_vectors=half), half.base)
+    rows, _ = evaluate(replace(suite, task_vectors=half), half.base)
+    assert all(0 <= row.accuracy["expert"] <= 1 for row in rows)
