@@ -62,16 +62,7 @@ def merge(
             refuses.
     """
     row, execution = find(method), execution or Execution()
-    fields = row.settings.__dataclass_fields__
-    for name in settings:
-        if name not in fields:
-            refuse(
-                f"setting of {method}",
-                expected=" or ".join(fields) or "none",
-                got=repr(name),
-                cure="remove it",
-            )
-    chosen = row.settings(**settings)
+    chosen = _settings(method, settings)
     needs = row.needs_of(chosen)
     if tasks or needs:
         check_tasks(task_vectors.names, tasks)
@@ -95,6 +86,15 @@ def merge(
         versions={"python": platform.python_version(), "torch": str(torch.__version__)},
         seconds=time.perf_counter() - started,
     )
+
+
+def _settings(method: str, given: Mapping[str, Any]) -> Any:
+    """Return the settings of a method with these values, all others at their defaults."""
+    fields = METHODS[method].settings.__dataclass_fields__
+    for name in given:
+        if name not in fields:
+            refuse(f"setting of {method}", expected=" or ".join(fields) or "none", got=repr(name), cure="remove it")
+    return METHODS[method].settings(**given)
 
 
 def _check_plain(method: str, execution: Execution) -> None:
