@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RANK = {"bounds": 0, "merging": 1, "diagnostics": 2}
 FILES = [path for package in RANK for path in (ROOT / package).rglob("*.py")]
-GROUND = ("bounds.types", "bounds.autodiff", "bounds.validation", "bounds.products", "bounds.scores")
+GROUND = ("bounds.types", "bounds.autodiff", "bounds.validation", "bounds.jacobian", "bounds.scores")
 """What merging may use of bounds."""
 PUBLIC = {
     "bounds.ntk": ["trace", "gram", "quadratic_form", "spectrum", "drift"],

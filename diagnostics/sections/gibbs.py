@@ -24,9 +24,9 @@ from bounds.autodiff import differentiable
 from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
 from bounds.scores import check_scores
 from bounds.types import Blocks, Inputs, Params, take
-from diagnostics.cache import digest
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Pieces, Workspace
 from merging.task import Task, described
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged

@@ -7,7 +7,7 @@ import torch
 
 from bounds.types import InputError, Sample
 from merging import TaskVectors, merge
-from merging.evaluation import evaluate
+from merging.commands.evaluation import evaluate
 from merging.suites import toy
 from merging.task import check_tasks, handed, mean_accuracy, score_task
 
