@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bounds.types import refuse
 from diagnostics.cache import Cache, digest, write
-from diagnostics.plain import to_plain
+from merging.plain import to_plain
 from merging import merge, suites
 from merging.commands import console, run, track
 from merging.suites import Suite

@@ -18,7 +18,7 @@ from bounds.types import InputError, refuse
 from diagnostics.cache import Cache, write
 from diagnostics.figure_files import write_figures
 from diagnostics.page import draw, render
-from diagnostics.plain import from_plain, to_plain
+from merging.plain import from_plain, to_plain
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from bounds.types import Params
-from diagnostics.plain import from_plain, to_plain
+from merging.plain import from_plain, to_plain
 from merging import files
 from merging.processes import Processes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics.cache import write
-from diagnostics.plain import json_schema
+from merging.plain import json_schema
 from diagnostics.report import SCHEMA, Report
 
 FILE = Path(__file__).with_name("report.schema.json")

@@ -25,7 +25,7 @@ from diagnostics.bound_report import prepare
 from diagnostics.cache import write
 from diagnostics.figure_files import write_figures
 from diagnostics.page import Drawing
-from diagnostics.plain import to_plain
+from merging.plain import to_plain
 from diagnostics.sections.sweep import (
     Direction,
     Local,

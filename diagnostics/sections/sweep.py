@@ -13,7 +13,7 @@ from bounds.flatness import sharpness
 from bounds.types import Params, refuse
 from diagnostics.cache import digest
 from diagnostics.path import Path, SweepPoint, ntk_radius
-from diagnostics.plain import from_plain, to_plain
+from merging.plain import from_plain, to_plain
 from diagnostics.sections.entk import grams
 from diagnostics.subject import Subject
 from diagnostics.workspace import Pieces, Workspace

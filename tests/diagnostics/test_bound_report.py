@@ -18,7 +18,7 @@ from diagnostics import bound_report, cli, linear_world, schema
 from diagnostics.bound_report import main, read_report
 from diagnostics.cache import Cache
 from diagnostics.path import ntk_radius
-from diagnostics.plain import to_plain
+from merging.plain import to_plain
 from diagnostics.report import SECTIONS, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match

@@ -5,7 +5,7 @@ import torch
 
 from bounds.types import InputError, Sample
 from diagnostics.cache import Cache
-from diagnostics.plain import to_plain
+from merging.plain import to_plain
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject

@@ -9,7 +9,7 @@ from bounds import ntk
 from bounds.flatness import sharpness
 from bounds.types import InputError
 from diagnostics.cache import Cache
-from diagnostics.plain import from_plain, to_plain
+from merging.plain import from_plain, to_plain
 from diagnostics.sections import sweep as section
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
