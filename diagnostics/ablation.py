@@ -24,9 +24,9 @@ from rich.table import Table
 
 from bounds.types import refuse
 from diagnostics.cache import Cache, digest, write
-from merging.plain import to_plain
 from merging import merge, suites
 from merging.commands import console, run, track
+from merging.plain import to_plain
 from merging.suites import Suite
 from merging.task import accuracy, score
 

@@ -25,7 +25,6 @@ from diagnostics.bound_report import prepare
 from diagnostics.cache import write
 from diagnostics.figure_files import write_figures
 from diagnostics.page import Drawing
-from merging.plain import to_plain
 from diagnostics.sections.sweep import (
     Direction,
     Local,
@@ -40,6 +39,7 @@ from diagnostics.settings import Settings
 from diagnostics.text import sweep_table
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
+from merging.plain import to_plain
 
 
 @dataclass(frozen=True)

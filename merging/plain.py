@@ -74,7 +74,8 @@ def _shown(value: Any) -> str:
 @lru_cache
 def _validator(kind: Any, nulls: bool) -> SchemaValidator:
     """Return the validator of (kind,): inside a tuple, classes of other libraries need no setting in ``kind``."""
-    adapter = TypeAdapter(tuple[kind], config=ConfigDict(arbitrary_types_allowed=True))
+    wrapped: Any = tuple.__class_getitem__(kind)
+    adapter = TypeAdapter(wrapped, config=ConfigDict(arbitrary_types_allowed=True))
     return SchemaValidator(_exact(adapter.core_schema, nulls))
 
 

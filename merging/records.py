@@ -15,7 +15,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _described(value: Any, tensors: list[Tensor], depth: int = 0) -> Any:
 def tensor_digest(tensor: Tensor) -> str:
     """Return the sha256 of a tensor's bytes, row by row."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest() if flat.numel() else ""
+    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()  # pyright: ignore
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -217,7 +217,6 @@ def _check_sizes(value: Any, size: int, depth: int = 0) -> None:
     """
     if isinstance(value, Tensor) and value.nbytes > size:
         raise ValueError(f"a tensor of {value.nbytes} bytes in a file of {size}")
-    parts: Sequence[Any] = list(value.values()) if isinstance(value, dict) else value
-    if isinstance(parts, (list, tuple)) and depth <= DEPTH:
-        for part in parts:
+    if isinstance(value, (dict, list, tuple)) and depth <= DEPTH:
+        for part in value.values() if isinstance(value, dict) else value:
             _check_sizes(part, size, depth + 1)

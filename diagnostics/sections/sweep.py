@@ -13,11 +13,11 @@ from bounds.flatness import sharpness
 from bounds.types import Params, refuse
 from diagnostics.cache import digest
 from diagnostics.path import Path, SweepPoint, ntk_radius
-from merging.plain import from_plain, to_plain
 from diagnostics.sections.entk import grams
 from diagnostics.subject import Subject
 from diagnostics.workspace import Pieces, Workspace
 from merging.params import norm, squared_norms, subtract
+from merging.plain import from_plain, to_plain
 from merging.task_vectors import merged
 
 Mode = Literal["weights", "coefficients"]

@@ -5,13 +5,13 @@ import torch
 
 from bounds.types import InputError, Sample
 from diagnostics.cache import Cache
-from merging.plain import to_plain
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.execution import check_device
+from merging.plain import to_plain
 from merging.suites import mini8, toy
 from merging.suites.base import Suite
 from tests.elsewhere import NAME, elsewhere
