@@ -147,15 +147,15 @@ def load(path: str | Path, schema: str, what: str, cure: str) -> dict[str, Any]:
     """
     path = _file(path, what, cure)
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
-        got = f"{size} bytes of something else, or cut short"
-        refuse(what, expected="a complete file written by torch.save", got=got, cure=cure)
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile(f"{size} bytes of something else, or cut short")
         _check_archive(path, size)
         content = torch.load(path, map_location="cpu", weights_only=True)
         _check_sizes(content, size)
     except DAMAGE as error:
-        refuse(what, expected="tensors and plain values only", got=_line(error), cure=cure)
+        expected = "a complete file of tensors and plain values only, as torch.save writes it"
+        refuse(what, expected=expected, got=_line(error), cure=cure)
     return unseal(content, schema, what, cure)
 
 

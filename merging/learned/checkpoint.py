@@ -161,18 +161,18 @@ def _check(content: Checkpoint, state: State, what: str, cure: str) -> None:
         if found.shape != like.shape or found.dtype != like.dtype:
             expected, got = f"{like.dtype} {list(like.shape)}", f"{found.dtype} {list(found.shape)}"
             refuse(f"{what}, {name}", expected=expected, got=got, cure=cure)
-    for name, value in {"coefficients": content.coefficients, **content.memory}.items():
-        if not records.all_finite(value):
-            refuse(f"{what}, {name}", expected="finite numbers", got="nan or inf", cure=cure)
     lengths = {name: len(values) for name, values in content.history.items()}
     if lengths != dict.fromkeys(state.history, content.steps):
         refuse(f"{what}, history", expected=f"{content.steps} steps of {list(state.history)}", got=lengths, cure=cure)
     lam.grad = torch.zeros_like(lam)
     state.optimizer.step()  # from then on an optimiser has all that it keeps
     if _layout(content.optimizer) != _layout(state.optimizer.state_dict()):
-        refuse(
-            f"{what}, optimizer", expected=f"the state of {type(state.optimizer).__name__}", got="another", cure=cure
-        )
+        expected = f"the state of {type(state.optimizer).__name__}"
+        refuse(f"{what}, optimizer", expected=expected, got="another", cure=cure)
+    tensors = {"coefficients": content.coefficients, **content.memory, **content.optimizer["state"][0]}
+    for name, value in tensors.items():
+        if not records.all_finite(value):
+            refuse(f"{what}, {name}", expected="finite numbers", got="nan or inf", cure=cure)
 
 
 def _layout(value: Any) -> Any:

@@ -308,7 +308,7 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "good.pt", "--delta", "2"], "delta: expected a probability"),
         (["--merged", "good.pt", "--json", "no/such.json"], "--json no/such.json: expected"),
         (["show", "none.json"], "report none.json: expected a file; got nothing there"),
-        (["show", "foreign.pt"], "report foreign.pt: expected a file of schema"),
+        (["show", "foreign.pt"], "report foreign.pt: expected JSON of schema"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path, monkeypatch, capsys):
