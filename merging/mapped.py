@@ -106,9 +106,7 @@ def read_header(file: Path) -> Header:
         refuse(what, expected="a complete safetensors file", got=str(error).splitlines()[0], cure=CURE)
     metadata = dict(entries.pop("__metadata__", {}))
     try:
-        said = {
-            name: from_json(metadata[name]) for name in ("names", "order", "sources", "digests") if name in metadata
-        }
+        said = {name: from_json(text) for name, text in metadata.items() if name not in ("schema", records.DIGEST)}
     except ValueError as error:
         refuse(f"{what}, its metadata", expected="JSON", got=str(error).splitlines()[0], cure=CURE)
     content = records.unseal({**metadata, **said, "places": entries}, SCHEMA, what, CURE)
