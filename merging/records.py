@@ -128,7 +128,10 @@ def save(path: str | Path, content: Mapping[str, Any], what: str = "output") -> 
 
 
 def _compact(value: Any) -> Any:
-    """Let tensors own their memory: of a view the whole would be written, and of an expanded one too little."""
+    """Let tensors own their memory and numbers be Python's.
+
+    Of a view the whole would be written, and NumPy's numbers by names that no reader follows.
+    """
     if isinstance(value, Tensor):
         whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
         return value.detach() if whole else value.detach().clone(memory_format=torch.contiguous_format)
@@ -136,7 +139,7 @@ def _compact(value: Any) -> Any:
         return {name: _compact(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_compact, value))
-    return value
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
 def load(path: str | Path, schema: str, what: str, cure: str) -> dict[str, Any]:

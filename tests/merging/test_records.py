@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,14 @@ def test_of_a_view_only_what_is_seen_is_written_and_an_expanded_tensor_is_writte
     records.save(tmp_path / "r", {"schema": SCHEMA, **views})
     assert (tmp_path / "r").stat().st_size < 300_000
     assert all(torch.equal(read(tmp_path / "r")[name], view) for name, view in views.items())
+
+
+def test_numbers_of_numpy_become_pythons(tmp_path):
+    records.save(tmp_path / "r", {"schema": SCHEMA, "x": [np.float64(0.1)], "yes": True})
+    found = read(tmp_path / "r")
+    assert found == {"schema": SCHEMA, "x": [0.1], "yes": True}
+    assert type(found["x"][0]) is float
+    assert found["yes"] is True
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", torch.float32, print])
