@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from bounds.types import refuse
 from merging import records
-from merging.linear_maps import run
 from merging.plain import checked
+from merging.task_vectors.arithmetic import run
 
 SCHEMA = "mergebound.task_vectors/2"
 ALIGNMENT = 64

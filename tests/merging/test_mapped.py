@@ -7,7 +7,7 @@ import torch
 
 from bounds.types import InputError
 from merging import TaskVectors, mapped, records
-from merging.storage import Storage
+from merging.task_vectors.storage import Storage
 from tests.fuzz import _packed, _unpacked
 
 BASE = {"w": torch.arange(6.0).reshape(2, 3), "layers.0.b": torch.ones(5)}
