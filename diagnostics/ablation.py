@@ -23,10 +23,10 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
-from diagnostics.plain import to_plain
 from diagnostics.work.cache import Cache, digest, write
 from merging import merge, suites
 from merging.commands import console, run, track
+from merging.plain import to_plain
 from merging.suites import Suite
 from merging.task import accuracy, score_task
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,10 +13,9 @@ from typing import Annotated
 import torch
 import tyro
 
-from bounds.types import InputError, refuse
-from diagnostics.figures.figure_files import write_figures
+from bounds.types import refuse
+from diagnostics.figures.figure_files import read_manifest, write_figures
 from diagnostics.page import draw, render
-from diagnostics.plain import from_plain, to_plain
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -25,10 +23,11 @@ from diagnostics.text import print_report
 from diagnostics.work.cache import Cache, write
 from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
-from merging import suites
+from merging import records, suites
 from merging.artifact import load
 from merging.commands import console, run, track
 from merging.execution import check_device
+from merging.plain import from_plain, to_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
 
@@ -84,7 +83,7 @@ def report(command: Command) -> None:
     if together.rank:
         return
     workspace.cache = Cache(workspace.cache.folder)  # what follows is done by the first process alone
-    text = json.dumps(to_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = records.to_json(to_plain(result), indent=1)
     figures = _write(result, text, command, workspace)
     if command.json == "-":
         sys.stdout.write(text)
@@ -115,6 +114,7 @@ def prepare(
     check_sections(sections)
     check_subjects(subjects)
     check_folder(out)
+    read_manifest(out / "figures")
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
     together = together or Processes()
@@ -208,21 +208,10 @@ def read_report(path: Path) -> Report:
     """Read a report.json.
 
     Raises:
-        InputError: no such file, not JSON, another schema or other fields.
+        InputError: no such file, not JSON, changed since it was written, another schema or other fields.
     """
-    cure = "make one with python -m diagnostics.bound_report"
-    what, expected = f"report {path}", f"a file of schema {SCHEMA}"
-    if not path.is_file():
-        refuse(what, expected=expected, got="no such file", cure=cure)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("schema") != SCHEMA:
-            refuse(what, expected=expected, got=content.get("schema", "no schema"), cure=cure)
-        return from_plain(Report, content)
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        refuse(what, expected=expected, got=str(error).splitlines()[0][:100], cure=cure)
+    what, cure = f"report {path}", "make one with python -m diagnostics.bound_report"
+    return from_plain(Report, records.read_json(path, SCHEMA, what, cure), what, cure)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from diagnostics.subject import Subject
 from diagnostics.work.cache import VERSION, digest
 from diagnostics.workspace import Workspace
 
-SCHEMA = "mergebound.report/3"
+SCHEMA = "mergebound.report/4"
 
 
 @dataclass(frozen=True)

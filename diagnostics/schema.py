@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diagnostics.plain import json_schema
 from diagnostics.report import SCHEMA, Report
 from diagnostics.work.cache import write
+from merging.plain import json_schema
+from merging.records import DIGEST
 
 FILE = Path(__file__).with_name("report.schema.json")
 
@@ -18,6 +19,8 @@ def schema() -> dict[str, Any]:
     """Return the schema. Equation numbers in it are those of docs/theory.md."""
     content = json_schema(Report, f"{SCHEMA}: a bound report")
     content["properties"]["schema"] = {"const": SCHEMA}
+    content["properties"][DIGEST] = {"type": "string", "description": "sha256 of all else; see merging/records.py"}
+    content["required"].append(DIGEST)
     return content
 
 

@@ -24,7 +24,6 @@ from bounds.types import refuse
 from diagnostics.bound_report import prepare
 from diagnostics.figures.figure_files import write_figures
 from diagnostics.page import Drawing
-from diagnostics.plain import to_plain
 from diagnostics.sections.sweep import (
     Direction,
     Local,
@@ -40,6 +39,7 @@ from diagnostics.text import sweep_table
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
+from merging.plain import to_plain
 
 
 @dataclass(frozen=True)

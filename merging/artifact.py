@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
-from merging.files import write
+from merging import records
+from merging.params import check_partition
+from merging.plain import checked
 
-SCHEMA = "mergebound.artifact/1"
+SCHEMA = "mergebound.artifact/2"
 
 
 @dataclass(frozen=True)
@@ -47,48 +47,54 @@ class MergeArtifact:
 
 
 def save(artifact: MergeArtifact, path: str | Path) -> None:
-    """Write an artifact atomically: the file is complete or not there (an older one stays).
+    """Write an artifact with its digest, atomically: the file is complete or not there (an older one stays).
 
     Raises:
-        InputError: see :func:`merging.files.replacing`.
+        InputError: an artifact that contradicts itself (see :func:`load`); see :func:`merging.files.replacing`.
     """
+    _check(artifact, f"artifact {path}", "this is an error of the method")
     content = {f.name: getattr(artifact, f.name) for f in fields(artifact)}
-    content["merged"] = {name: value.detach().contiguous() for name, value in artifact.merged.items()}
     content["names"] = list(artifact.names)
     if artifact.blocks is not None:
         content["blocks"] = {block: list(names) for block, names in artifact.blocks.items()}
-    write(path, lambda file: torch.save(content, file))
+    records.save(path, content)
 
 
 def load(path: str | Path) -> MergeArtifact:
     """Read an artifact, executing nothing (``weights_only=True``), and check it.
 
     Raises:
-        InputError: a missing, truncated or foreign file, an unknown schema, weights that are not finite.
+        InputError: a missing, truncated, changed or foreign file, another schema, fields of other types, weights that
+            are not finite, or coefficients, blocks, names and weights that do not agree.
     """
-    path = Path(path)
     what, cure = f"artifact {path}", "make one with python -m merging --out out.pt"
-    if not path.is_file():
-        refuse(what, expected="a file", got="nothing there" if not path.exists() else "a folder", cure=cure)
-    if not zipfile.is_zipfile(path):
-        refuse(
-            what,
-            expected="a complete file written by torch.save",
-            got=f"{path.stat().st_size} bytes of something else, or cut short",
-            cure=cure,
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
-        refuse(what, expected="tensors and plain values only", got=str(error).splitlines()[0][:120], cure=cure)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        got = content.get("schema", "no schema") if isinstance(content, dict) else type(content).__name__
-        refuse(what, expected=f"schema {SCHEMA}", got=got, cure=cure)
-    content.setdefault("used", None)  # not recorded by earlier versions
-    missing = sorted({f.name for f in fields(MergeArtifact)} ^ set(content))
-    if missing:
-        refuse(what, expected="the fields of schema " + SCHEMA, got=f"missing or unknown {missing}", cure=cure)
-    for name, value in content["merged"].items():
-        if not bool(torch.isfinite(value).all()):
-            refuse(f"{what}, {name}", expected="finite weights", got="nan or inf", cure="merge again")
-    return MergeArtifact(**content)
+    artifact = checked(MergeArtifact, records.load(path, SCHEMA, what, cure), what, cure)
+    _check(artifact, what, "merge again")
+    return artifact
+
+
+def _check(artifact: MergeArtifact, what: str, cure: str) -> None:
+    """Check that the fields agree with each other, and that weights are finite.
+
+    Raises:
+        InputError: they do not, or are not.
+    """
+    for name, value in artifact.merged.items():
+        if not value.is_floating_point():
+            refuse(f"{what}, {name}", expected="weights of a float type", got=value.dtype, cure=cure)
+        if not records.all_finite(value):
+            refuse(f"{what}, {name}", expected="finite weights", got="nan or inf", cure=cure)
+    names, lam, blocks = list(artifact.names), artifact.coefficients, artifact.blocks
+    if not names or len(set(names)) != len(names) or not artifact.merged:
+        got = f"{len(artifact.merged)} weights, names {names}"
+        refuse(what, expected="weights, and distinct names of tasks", got=got, cure=cure)
+    if not 0 <= artifact.seconds < math.inf:
+        refuse(f"{what}, seconds", expected="a finite number >= 0", got=artifact.seconds, cure=cure)
+    if (lam is None) != (blocks is None):
+        refuse(what, expected="coefficients with their blocks, or neither", got="one of them", cure=cure)
+    if lam is None or blocks is None:
+        return
+    check_partition(blocks, artifact.merged, f"{what}, blocks", cure)
+    if tuple(lam.shape) != (len(names), len(blocks)) or not lam.is_floating_point() or not records.all_finite(lam):
+        expected = f"finite numbers [{len(names)}, {len(blocks)}]: one row per task, one column per block"
+        refuse(f"{what}, coefficients", expected=expected, got=f"{lam.dtype} {list(lam.shape)}", cure=cure)

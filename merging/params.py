@@ -46,7 +46,9 @@ def partition(params: Params, granularity: Granularity) -> Blocks:
     return {block: tuple(names) for block, names in blocks.items()}
 
 
-def check_partition(blocks: Blocks, params: Params) -> None:
+def check_partition(
+    blocks: Blocks, params: Params, what: str = "blocks", cure: str = "use merging.params.partition"
+) -> None:
     """Check that ``blocks`` names every parameter exactly once.
 
     Raises:
@@ -55,12 +57,7 @@ def check_partition(blocks: Blocks, params: Params) -> None:
     named = [name for names in blocks.values() for name in names]
     if sorted(named) != sorted(params):
         wrong = sorted(set(named) ^ set(params)) or sorted({n for n in named if named.count(n) > 1})
-        refuse(
-            "blocks",
-            expected="every parameter exactly once",
-            got=wrong[:5],
-            cure="use merging.params.partition",
-        )
+        refuse(what, expected="every parameter exactly once", got=wrong[:5], cure=cure)
 
 
 _FACTOR = re.compile(

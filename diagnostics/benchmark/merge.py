@@ -184,7 +184,9 @@ class _Experts:
             for tensor in stacked.values():
                 for delta in tensor:
                     delta.copy_(SIZE * torch.randn(delta.shape, generator=generator))
-        self.vectors = TaskVectors.open(self.file) if self.file else TaskVectors.from_stacked(base, stacked, names)
+        self.vectors = (
+            TaskVectors.open(self.file, verified=True) if self.file else TaskVectors.from_stacked(base, stacked, names)
+        )
         side = module.image_size[0]
         self.images = torch.randn(2 * batch, 3, side, side, generator=generator)
         self.tasks = [_task(name, self.forward, self.images) for name in names]

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from bounds.types import refuse
 from diagnostics.figures.svg import standalone
 from diagnostics.page import Drawing
 from diagnostics.work.cache import write
+from merging import records
+from merging.plain import from_plain, to_plain
 
 MANIFEST = "manifest.json"
-"""Command -> file -> sha256 of what it wrote last, in the folder of figures."""
+SCHEMA = "mergebound.figures/1"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Command -> file -> sha256 of what it wrote last, in the folder of figures."""
+
+    schema: str
+    commands: Mapping[str, Mapping[str, str]]
 
 
 def write_figures(folder: Path, command: str, drawings: Mapping[str, Drawing]) -> None:
@@ -23,34 +34,41 @@ def write_figures(folder: Path, command: str, drawings: Mapping[str, Drawing]) -
     that name is written).
 
     Raises:
-        InputError: the disk refuses the bytes.
+        InputError: the disk refuses the bytes; see :func:`read_manifest`.
     """
     folder.mkdir(exist_ok=True)
+    commands = read_manifest(folder)
     files: dict[str, bytes] = {}
     for name, drawing in drawings.items():
         files[f"{name}.svg"] = standalone(drawing.svg).encode()
         files[f"{name}.png"] = base64.b64decode(drawing.png)
-    manifest = _read(folder / MANIFEST)
-    for name, digest in manifest.get(command, {}).items():
+    for name, digest in commands.get(command, {}).items():
         path = folder / name
         if name not in files and path.is_file() and _digest(path.read_bytes()) == digest:
             path.unlink()
     for name, content in files.items():
         write(folder / name, content)
-    manifest[command] = {name: _digest(content) for name, content in files.items()}
-    write(folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    commands[command] = {name: _digest(content) for name, content in files.items()}
+    content = to_plain(Manifest(SCHEMA, dict(sorted(commands.items()))))
+    write(folder / MANIFEST, records.to_json(content, indent=1).encode())
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
-    """Return the manifest; one that is missing or damaged names nothing, so that nothing is removed."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def read_manifest(folder: Path) -> dict[str, Mapping[str, str]]:
+    """Return what commands have written into a folder of figures: command -> file -> sha256.
+
+    Raises:
+        InputError: the manifest is damaged, or was written by another version.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
         return {}
-    if not isinstance(content, dict) or not all(isinstance(files, dict) for files in content.values()):
-        return {}
-    return {c: {n: str(d) for n, d in files.items() if Path(n).name == n} for c, files in content.items()}
+    what, cure = f"manifest of figures {path}", "delete it; figures of earlier runs then stay where they are"
+    found = from_plain(Manifest, records.read_json(path, SCHEMA, what, cure), what, cure)
+    for name in (name for files in found.commands.values() for name in files):
+        if Path(name).name != name:
+            refuse(what, expected="names of files in its folder", got=repr(name), cure=cure)
+    return dict(found.commands)

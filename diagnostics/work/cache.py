@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from bounds.types import Params
-from diagnostics.plain import from_plain, to_plain
-from merging import files
+from bounds.types import InputError, Params, refuse
+from merging import files, records
+from merging.plain import checked, from_plain, to_plain
 from merging.processes import Processes
 
 VERSION = "4"
 """Part of every key: raise it when the meaning of anything kept changes."""
+SCHEMA = "mergebound.piece/1"
 Data = TypeVar("Data")
 
 
@@ -39,11 +39,22 @@ def digest_params(params: Params) -> str:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The file of one result: under which name and key it is kept."""
+
+    schema: str
+    name: str
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class Cache:
     """Results under ``folder``: data classes as NAME-HASH.json, tensors as NAME-HASH.pt. None keeps nothing.
 
-    A file that cannot be read back (cut short, other fields) counts as absent and is made again. Of several processes
-    the first reads and writes; the others get what it has read.
+    A file names what it keeps and has a digest (see :mod:`merging.records`): one cut short, changed or renamed, or with
+    other fields, counts as absent and is made again. Of several processes the first reads and writes; the others
+    get what it has read.
     """
 
     folder: Path | None
@@ -52,12 +63,12 @@ class Cache:
     def data(self, kind: type[Data], name: str, key: str, make: Callable[[], Data]) -> Data:
         """Return the data class kept under (name, key), or make and keep it."""
         path = self._path(f"{name}-{key}.json")
-        kept = self.processes.broadcast(_read(kind, path))
+        kept = self.processes.broadcast(_read(kind, path, name, key))
         if kept is not None:
             return kept
         value = make()
         if path is not None:
-            write(path, json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False).encode())
+            write(path, records.to_json(_piece(name, key, to_plain(value))).encode())
         return value
 
     def has(self, name: str, key: str) -> bool:
@@ -67,13 +78,13 @@ class Cache:
 
     def load(self, name: str, key: str) -> Mapping[str, Any] | None:
         """Return the mapping of tensors and plain values kept under (name, key), or None."""
-        return self.processes.broadcast(_load(self._path(f"{name}-{key}.pt")))
+        return self.processes.broadcast(_load(self._path(f"{name}-{key}.pt"), name, key))
 
     def save(self, name: str, key: str, value: Mapping[str, Any]) -> None:
         """Keep a mapping of tensors and plain values under (name, key)."""
         path = self._path(f"{name}-{key}.pt")
         if path is not None:
-            files.write(path, lambda file: torch.save(dict(value), file))
+            records.save(path, _piece(name, key, dict(value)))
 
     def _path(self, name: str) -> Path | None:
         if self.folder is None or self.processes.rank:
@@ -82,24 +93,40 @@ class Cache:
         return self.folder / name
 
 
-def _read(kind: type[Data], path: Path | None) -> Data | None:
+def _piece(name: str, key: str, value: Any) -> dict[str, Any]:
+    return {"schema": SCHEMA, "name": name, "key": key, "value": value}
+
+
+def _read(kind: type[Data], path: Path | None, name: str, key: str) -> Data | None:
     if path is None or not path.is_file():
         return None
     try:
-        return from_plain(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError):
+        return from_plain(kind, _value(records.read_json(path, SCHEMA, str(path), ""), name, key))
+    except InputError:
         path.unlink(missing_ok=True)
         return None
 
 
-def _load(path: Path | None) -> Mapping[str, Any] | None:
+def _load(path: Path | None, name: str, key: str) -> Mapping[str, Any] | None:
     if path is None or not path.is_file():
         return None
     try:
-        return torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        return checked(dict[str, Any], _value(records.load(path, SCHEMA, str(path), ""), name, key))
+    except InputError:
         path.unlink(missing_ok=True)
         return None
+
+
+def _value(content: Mapping[str, Any], name: str, key: str) -> Any:
+    """Return what a piece keeps.
+
+    Raises:
+        InputError: another piece's file under this name, or other fields.
+    """
+    found = checked(Piece, content)
+    if (found.name, found.key) != (name, key):
+        refuse("piece", expected=f"{name}-{key}", got=f"{found.name}-{found.key}", cure="make it again")
+    return found.value
 
 
 def write(path: Path, content: bytes) -> None:

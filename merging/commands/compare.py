@@ -14,17 +14,19 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from bounds.types import refuse
-from merging import suites
+from bounds.types import InputError, refuse
+from merging import records, suites
 from merging.commands import console, run, track
 from merging.commands.compare_figure import draw
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
 from merging.files import replacing
 from merging.methods import METHODS
+from merging.plain import from_plain, to_plain
 from merging.suites import Suite
 
 SCHEMA = "mergebound.compare/1"
+KEPT = "mergebound.measurement/1"
 UNITS = (
     "accuracy and its mean in % on the test splits; KL = KL(expert ‖ merge) and cross-entropy in nats, means over "
     "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; passes: examples that went forward and "
@@ -80,8 +82,9 @@ def compare(command: Command) -> tuple[list[Measurement], Suite]:
     folder = _results(command.out)
     found = []
     for spec in track(specs, f"merging {suite.name}"):
-        path = folder / f"{spec.method}-{spec.key(suite)}.json"
-        found.append(replace(_read(path) or _measure(spec, command, path), label=spec.label))
+        key = spec.key(suite)
+        path = folder / f"{spec.method}-{key}.json"
+        found.append(replace(_read(path, key) or _measure(spec, command, path, key), label=spec.label))
     done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
     if not any(m.method in METHODS for m in done):
         refuse("methods", expected="one that runs on the suite", got=found[-1].reason, cure="choose other methods")
@@ -133,19 +136,30 @@ def _value(name: str, text: str, hint: Any) -> object:
     return text
 
 
-def _measure(spec: Spec, command: Command, path: Path) -> Measurement:
+def _measure(spec: Spec, command: Command, path: Path, key: str) -> Measurement:
     """Measure and keep the result; what could not run is not kept."""
     measurement = measure_apart(spec, command.suite, command.threads)
     if not measurement.reason:
-        _write(path, json.dumps(asdict(measurement), ensure_ascii=False, default=str))
+        _write(path, records.to_json(to_plain(Kept(KEPT, key, measurement))))
     return measurement
 
 
-def _read(path: Path) -> Measurement | None:
+@dataclass(frozen=True)
+class Kept:
+    """The file of one measurement, with the key of the specification and suite that it belongs to."""
+
+    schema: str
+    key: str
+    measurement: Measurement
+
+
+def _read(path: Path, key: str) -> Measurement | None:
+    """Return a kept measurement; one that is damaged, of another version or of another key is made again."""
     try:
-        return Measurement(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None  # never measured, or kept by another version
+        found = from_plain(Kept, records.read_json(path, KEPT, f"result {path}", ""))
+    except InputError:
+        return None
+    return found.measurement if found.key == key else None
 
 
 def _results(out: Path) -> Path:

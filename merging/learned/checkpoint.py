@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bounds.types import InputError, refuse
-from merging.files import check_destination, write
+from merging import records
+from merging.files import check_destination
 from merging.learned.loop import State, init, update
 from merging.learned.problem import Problem
+from merging.plain import checked
 from merging.rows import Progress
 
-SCHEMA = "mergebound.checkpoint/1"
+SCHEMA = "mergebound.checkpoint/2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The file: a :class:`State`, what it belongs to (see :func:`describe`), the positions chosen, and its schema."""
+
+    schema: str
+    merge: dict[str, Any]
+    coefficients: Tensor
+    optimizer: dict[str, Any]
+    generator: Tensor
+    memory: dict[str, Tensor]
+    history: dict[str, list[float]]
+    chosen: list[Tensor]
+    steps: int
 
 
 def learn(problem: Problem, progress: Progress, description: str) -> State:
@@ -50,7 +68,7 @@ def start(problem: Problem, state: State) -> State:
             refuse("resume", expected="the file of a checkpoint", got="none", cure="name one")
         return state
 
-    def first() -> dict[str, Any] | InputError | None:
+    def first() -> Checkpoint | InputError | None:
         try:
             check_destination(path, "checkpoint")
             if path.is_file() and not execution.resume:
@@ -79,18 +97,18 @@ def save(problem: Problem, state: State) -> None:
     path = problem.execution.checkpoint
     if path is None or problem.execution.processes.rank != 0:
         return
-    content = {
-        "schema": SCHEMA,
-        "merge": describe(problem),
-        "coefficients": state.coefficients.detach(),
-        "optimizer": state.optimizer.state_dict(),
-        "generator": state.generator.get_state(),
-        "memory": state.memory,
-        "history": state.history,
-        "chosen": list(problem.chosen),
-        "steps": state.step,
-    }
-    write(path, lambda file: torch.save(content, file), "checkpoint")
+    kept = Checkpoint(
+        schema=SCHEMA,
+        merge=describe(problem),
+        coefficients=state.coefficients.detach(),
+        optimizer=state.optimizer.state_dict(),
+        generator=state.generator.get_state(),
+        memory=state.memory,
+        history=state.history,
+        chosen=list(problem.chosen),
+        steps=state.step,
+    )
+    records.save(path, {field.name: getattr(kept, field.name) for field in fields(kept)}, "checkpoint")
 
 
 def describe(problem: Problem) -> dict[str, Any]:
@@ -106,39 +124,74 @@ def describe(problem: Problem) -> dict[str, Any]:
     }
 
 
-def read(path: Path, problem: Problem) -> dict[str, Any]:
-    """Read a checkpoint, executing nothing, and check that it belongs to this merge.
+def read(path: Path, problem: Problem) -> Checkpoint:
+    """Read a checkpoint, executing nothing, and check that it is whole and belongs to this merge.
 
     Raises:
-        InputError: a damaged or foreign file, or another merge.
+        InputError: a damaged, changed or foreign file, or another merge.
     """
     what, cure = f"checkpoint {path}", "delete it to start again"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        refuse(what, expected="a complete checkpoint", got=str(error).splitlines()[0][:120], cure=cure)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        refuse(what, expected=f"schema {SCHEMA}", got="another file", cure=cure)
+    content = checked(Checkpoint, records.load(path, SCHEMA, what, cure), what, cure)
     here = describe(problem)
-    different = [key for key, value in here.items() if content["merge"].get(key) != value]
+    different = [key for key, value in here.items() if content.merge.get(key) != value]
     if different:
         refuse(
             f"{what}, {different[0]}",
             expected=here[different[0]],
-            got=content["merge"].get(different[0]),
+            got=content.merge.get(different[0]),
             cure="use the settings it was made with, or delete it",
         )
-    if not all(map(torch.equal, content["chosen"], problem.chosen)):
+    if len(content.chosen) != len(problem.chosen) or not all(map(torch.equal, content.chosen, problem.chosen)):
         refuse(f"{what}, calibration", expected="the same examples", got="others", cure="use the same data and seed")
+    _check(content, init(problem), what, cure)
     return content
 
 
-def _restore(state: State, content: dict[str, Any]) -> State:
+def _check(content: Checkpoint, state: State, what: str, cure: str) -> None:
+    """Check a checkpoint against a fresh state, which is used up: same shapes, numbers that are finite, whole lists.
+
+    Raises:
+        InputError: the file fits its digest, but no run of this merge has written it.
+    """
+    lam, generator = state.coefficients, state.generator.get_state()
+    for name, found, like in (
+        ("coefficients", content.coefficients, lam),
+        ("generator", content.generator, generator),
+    ):
+        if found.shape != like.shape or found.dtype != like.dtype:
+            expected, got = f"{like.dtype} {list(like.shape)}", f"{found.dtype} {list(found.shape)}"
+            refuse(f"{what}, {name}", expected=expected, got=got, cure=cure)
+    lengths = {name: len(values) for name, values in content.history.items()}
+    if lengths != dict.fromkeys(state.history, content.steps):
+        refuse(f"{what}, history", expected=f"{content.steps} steps of {list(state.history)}", got=lengths, cure=cure)
+    lam.grad = torch.zeros_like(lam)
+    state.optimizer.step()  # from then on an optimiser has all that it keeps
+    if _layout(content.optimizer) != _layout(state.optimizer.state_dict()):
+        expected = f"the state of {type(state.optimizer).__name__}"
+        refuse(f"{what}, optimizer", expected=expected, got="another", cure=cure)
+    tensors = {"coefficients": content.coefficients, **content.memory, **content.optimizer["state"][0]}
+    for name, value in tensors.items():
+        if not records.all_finite(value):
+            refuse(f"{what}, {name}", expected="finite numbers", got="nan or inf", cure=cure)
+
+
+def _layout(value: Any) -> Any:
+    """Return a value with every tensor replaced by its dtype and shape, and every other value by its type."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape
+    if isinstance(value, Mapping):
+        return {key: _layout(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_layout(part) for part in value]
+    return type(value)
+
+
+def _restore(state: State, content: Checkpoint) -> State:
     with torch.no_grad():
-        state.coefficients.copy_(content["coefficients"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.generator.set_state(content["generator"])
-    state.memory.update(content["memory"])
+        state.coefficients.copy_(content.coefficients)
+    state.optimizer.load_state_dict(content.optimizer)
+    state.generator.set_state(content.generator)
+    state.memory.update(content.memory)
     state.history.clear()
-    state.history.update(content["history"])
+    state.history.update(content.history)
     return state

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import warnings
@@ -19,16 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bounds.types import Params, refuse
 from merging.files import replacing
-
-SCHEMA = "mergebound.task_vectors/1"
-_ALIGNMENT = 64
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_TYPES = {name: dtype for dtype, name in _NAMES.items()}
+from merging.mapped import NAMES, TYPES, header, read_header, verify
+from merging.records import tensor_digest
+from merging.task_vectors.arithmetic import run
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Storage:
     """The file that is mapped; by default they stay in memory."""
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in _NAMES:
+        if self.dtype is not None and self.dtype not in NAMES:
             refuse("storage of task vectors", expected="a float type", got=self.dtype, cure="use float32 or bfloat16")
 
     def of(self, value: Tensor) -> torch.dtype:
@@ -76,46 +72,44 @@ def destination(
         return
     content = {f"base.{key}": (value.dtype, tuple(value.shape)) for key, value in base.items()}
     content |= {f"tau.{key}": (storage.of(value), shapes[key]) for key, value in base.items()}
-    metadata = {
-        "schema": SCHEMA,
-        "names": json.dumps(list(names)),
-        "order": json.dumps(list(base)),
-        "sources": json.dumps(dict(sources)),
-    }
-    header, offsets, size = _header(content, metadata)
+    metadata = {"names": list(names), "order": list(base), "sources": dict(sources)}
+    head, offsets, size = header(content, metadata)
     with replacing(storage.file, "task vectors") as temporary:
         with open(temporary, "rb+") as opened:
-            opened.write(header)
+            opened.write(head)
             os.posix_fallocate(opened.fileno(), 0, size)  # a mapped write to a full disk would kill the process
         room: Any = torch.UntypedStorage.from_file(str(temporary), shared=True, nbytes=size)
         tensors = {name: _view(room, offsets[name], *content[name]) for name in content}
         for key, value in base.items():
             tensors[f"base.{key}"].copy_(value)
         yield {key: tensors[f"tau.{key}"] for key in base}
+        digests = dict(zip(tensors, run(tensor_digest, list(tensors.values())), strict=True))
+        with open(temporary, "rb+") as opened:
+            opened.write(header(content, metadata, digests)[0])
 
 
-def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Map a file written through :class:`Destination`: θ_0, stacked task vectors, names. Reads its header only.
+def read(file: Path, *, verified: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Map a file written through :func:`destination`: θ_0, stacked task vectors, names.
+
+    Every tensor is read once and checked, unless ``verified`` says that this was done: then only the header is read.
 
     Raises:
-        InputError: a missing, cut or foreign file.
+        InputError: a missing, cut, changed or foreign file.
     """
-    metadata = read_metadata(file)
-    order, names = json.loads(metadata["order"]), json.loads(metadata["names"])
-    with open(file, "rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
+    found = read_header(file)
+    if not verified:
+        verify(file, found)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         room = torch.from_numpy(np.memmap(file, mode="r"))  # shared with the page cache: not charged to the process
 
     def tensor(name: str) -> Tensor:
-        start, end = header[name]["data_offsets"]
-        return (
-            room[8 + length + start : 8 + length + end].view(_TYPES[header[name]["dtype"]]).view(header[name]["shape"])
-        )
+        place = found.places[name]
+        start, end = place.data_offsets
+        return room[found.start + start : found.start + end].view(TYPES[place.dtype]).view(place.shape)
 
-    return {key: tensor(f"base.{key}") for key in order}, {key: tensor(f"tau.{key}") for key in order}, names
+    order = found.order
+    return {key: tensor(f"base.{key}") for key in order}, {key: tensor(f"tau.{key}") for key in order}, [*found.names]
 
 
 def on_disk(tensor: Tensor, folder: Path) -> Tensor:
@@ -148,61 +142,18 @@ def is_written(base: Params, names: Sequence[str], storage: Storage, sources: Ma
     """
     if storage.file is None or not storage.file.exists():
         return False
-    metadata = read_metadata(storage.file)
-    kept = {"names": list(names), "order": list(base), "sources": dict(sources)}
-    precision = {key: _NAMES[storage.of(value)] for key, value in base.items()}
-    with safe_open(storage.file, framework="np") as opened:
-        same = all(json.loads(metadata[key]) == value for key, value in kept.items())
-        if not same or any(opened.get_slice(f"tau.{key}").get_dtype() != value for key, value in precision.items()):
-            refuse(
-                f"task vectors {storage.file}",
-                expected="a new file, or one made from the same experts in the same precision",
-                got="other task vectors",
-                cure="name another file or delete this one",
-            )
+    found = read_header(storage.file)
+    kept = {"names": tuple(names), "order": tuple(base), "sources": dict(sources)}
+    precision = {key: NAMES[storage.of(value)] for key, value in base.items()}
+    same = all(getattr(found, key) == value for key, value in kept.items())
+    if not same or any(found.places[f"tau.{key}"].dtype != value for key, value in precision.items()):
+        refuse(
+            f"task vectors {storage.file}",
+            expected="a new file, or one made from the same experts in the same precision",
+            got="other task vectors",
+            cure="name another file or delete this one",
+        )
     return True
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """Return the metadata of such a file: schema, and as JSON the names, the order of parameters and the sources.
-
-    Raises:
-        InputError: a missing, cut or foreign file.
-    """
-    what, cure = f"task vectors {file}", "write them again with --mapped"
-    if not Path(file).is_file():
-        refuse(what, expected="a safetensors file", got="nothing there", cure=cure)
-    try:
-        with safe_open(file, framework="np") as opened:
-            metadata: dict[str, str] = opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        refuse(what, expected="a complete safetensors file", got=str(error).splitlines()[0], cure=cure)
-    if metadata.get("schema") != SCHEMA:
-        refuse(what, expected=f"schema {SCHEMA}", got=metadata.get("schema", "no schema"), cure=cure)
-    return metadata
-
-
-def _header(
-    content: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
-) -> tuple[bytes, dict[str, int], int]:
-    """Header of the file, position of each tensor in it, size of the whole.
-
-    safetensors allows no gaps between tensors, so the rest of each 64 bytes is a tensor of its own, ``padding.N``.
-    """
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    starts: dict[str, int] = {}
-    position = 0
-    for number, (name, (dtype, shape)) in enumerate(content.items()):
-        end = position + dtype.itemsize * torch.Size(shape).numel()
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
-        starts[name], position = position, end
-        if gap := -end % _ALIGNMENT:
-            position = end + gap
-            entries[f"padding.{number}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [end, position]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    header = len(text).to_bytes(8, "little") + text
-    return header, {name: len(header) + start for name, start in starts.items()}, len(header) + position
 
 
 def _view(room: torch.UntypedStorage, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

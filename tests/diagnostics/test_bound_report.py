@@ -16,7 +16,6 @@ import torch
 from bounds.types import InputError
 from diagnostics import bound_report, cli, schema
 from diagnostics.bound_report import main, read_report
-from diagnostics.plain import to_plain
 from diagnostics.report import SECTIONS, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
@@ -26,7 +25,9 @@ from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.artifact import load, save
+from merging.plain import to_plain
 from merging.processes import Processes
+from merging.records import seal
 from merging.suites import toy
 from tests.joined import together
 
@@ -61,7 +62,15 @@ def test_the_json_follows_the_published_schema_and_can_be_read_back(made):
     published = schema.FILE.read_text(encoding="utf-8")
     assert published == schema.text()  # python -m diagnostics.schema rewrites it
     jsonschema.validate(content(made), json.loads(published))
-    assert to_plain(read_report(made / "report" / "report.json")) == content(made)
+    assert seal(to_plain(read_report(made / "report" / "report.json"))) == content(made)
+
+
+@pytest.mark.parametrize("change", [("0.", "1."), ("toy", "tov"), ('"digest"', '"digests"')])
+def test_a_report_edited_by_hand_is_refused(made, change):
+    path = made / "edited.json"
+    path.write_text((made / "report" / "report.json").read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    with pytest.raises(InputError, match="expected the content that was written"):
+        read_report(path)
 
 
 def test_terms_sum_to_the_value_and_corrected_is_linearised_plus_transfer(made):
@@ -299,8 +308,8 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "good.pt", "--workers", "0"], "workers: expected"),
         (["--merged", "good.pt", "--delta", "2"], "delta: expected a probability"),
         (["--merged", "good.pt", "--json", "no/such.json"], "--json no/such.json: expected"),
-        (["show", "none.json"], "report none.json: expected a file of schema"),
-        (["show", "foreign.pt"], "report foreign.pt: expected a file of schema"),
+        (["show", "none.json"], "report none.json: expected a file; got nothing there"),
+        (["show", "foreign.pt"], "report foreign.pt: expected JSON of schema"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(arguments, message, tmp_path, monkeypatch, capsys):
@@ -332,7 +341,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/3"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/4"
     assert captured.err == ""
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
@@ -350,7 +359,7 @@ def test_show_prints_what_the_report_printed(made, capsys):
         cwd=made, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
     )  # fmt: skip
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr.startswith("error: report none.json: expected a file of schema")
+    assert shown.stderr.startswith("error: report none.json: expected a file; got nothing there")
 
 
 def test_labels_are_methods_or_file_names(tmp_path):

@@ -115,7 +115,10 @@ def test_figures_of_merges_no_longer_shown_are_removed_and_nothing_else_is(folde
     assert main(arguments) == 0
     left = {p.name for p in figures.iterdir()}
     assert left == {n for n in before if "-2." not in n} | {"mine.svg", "terms-2.png"}
-    (figures / "manifest.json").write_text("{")  # a damaged manifest names nothing
+    (figures / "manifest.json").write_text("{")
+    assert main([*arguments, "--sections", "accuracy"]) == 2, "a damaged manifest is named, and nothing is removed"
+    assert {p.name for p in figures.iterdir()} == left
+    (figures / "manifest.json").unlink()
     assert main([*arguments, "--sections", "accuracy"]) == 0
     assert {p.name for p in figures.iterdir()} == left
     assert main(arguments) == 0

@@ -8,7 +8,6 @@ import torch
 from bounds import ntk
 from bounds.flatness import sharpness
 from bounds.types import InputError
-from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections import sweep as section
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -18,6 +17,7 @@ from diagnostics.workspace import Workspace
 from merging import merge, merged
 from merging.artifact import save
 from merging.params import combine, norm
+from merging.plain import from_plain, to_plain
 from merging.suites import toy
 
 QUICK = [

@@ -1,12 +1,14 @@
 import json
+import math
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 import torch
 
 from bounds.types import InputError
-from merging import merge
+from merging import merge, records
 from merging.__main__ import main
 from merging.artifact import load, save
 from merging.suites import toy
@@ -93,13 +95,46 @@ def test_missing_truncated_and_foreign_files_are_refused(tmp_path, artifact):
     torch.save(torch.nn.Linear(2, 2), path)
     with pytest.raises(InputError, match="tensors and plain values"):
         load(path)
-    content = {**vars(artifact), "merged": {"w": torch.tensor([float("nan")])}, "names": list(artifact.names)}
-    torch.save(content, path)
+
+
+def changed(content, **changes):
+    return {name: value for name, value in {**content, **changes}.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: changed(c, merged={**c["merged"], "extra": torch.tensor([math.nan])}), "extra: .*nan or inf"),
+        (lambda c: changed(c, merged={k: v.long() for k, v in c["merged"].items()}), "weights of a float type"),
+        (lambda c: changed(c, merged={}), "got 0 weights"),
+        (lambda c: changed(c, history=...), "history: expected .*; got nothing"),
+        (lambda c: changed(c, more=1), "more: "),
+        (lambda c: changed(c, history={"loss": ["0.5"]}), "history.loss.0: expected a valid number; got '0.5'"),
+        (lambda c: changed(c, seed=1.5), "seed: expected a valid integer; got 1.5"),
+        (lambda c: changed(c, seconds=math.nan), "seconds: expected a finite number"),
+        (lambda c: changed(c, names=["task0", "task0", "task1"]), "distinct names of tasks"),
+        (lambda c: changed(c, names=["task0", "task1"]), r"coefficients: expected finite numbers \[2,"),
+        (lambda c: changed(c, coefficients=c["coefficients"][:, :1]), "coefficients: expected finite numbers"),
+        (lambda c: changed(c, coefficients=c["coefficients"] * math.inf), "coefficients: expected finite numbers"),
+        (lambda c: changed(c, blocks=None), "with their blocks, or neither"),
+        (lambda c: changed(c, blocks={"model": ["first.weight"]}), "blocks: expected every parameter exactly once"),
+        (lambda c: changed(c, schema="mergebound.artifact/1"), "expected schema mergebound.artifact/2; got merge.*/1"),
+    ],
+)
+def test_well_formed_files_that_are_wrong_are_refused(tmp_path, artifact, change, message):
+    path = tmp_path / "out.pt"
+    save(artifact, path)
+    content = torch.load(path, weights_only=True)
+    records.save(path, change({k: v for k, v in content.items() if k != records.DIGEST}))
+    with pytest.raises(InputError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_artifact_that_contradicts_itself_is_not_written(tmp_path, artifact):
     with pytest.raises(InputError, match="nan or inf"):
-        load(path)
-    torch.save({k: v for k, v in content.items() if k != "history"}, path)
-    with pytest.raises(InputError, match="history"):
-        load(path)
+        save(replace(artifact, merged={k: v * math.nan for k, v in artifact.merged.items()}), tmp_path / "out.pt")
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_command_writes_an_artifact_and_a_table(tmp_path, capsys):

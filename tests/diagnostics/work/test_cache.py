@@ -52,6 +52,24 @@ def test_tensors_come_back_and_damage_counts_as_absent(tmp_path):
     assert Cache(None).load("t", "key") is None
 
 
+def test_a_piece_under_another_name_or_changed_counts_as_absent(tmp_path):
+    cache = Cache(tmp_path)
+    for key, value in (("one", 1.0), ("two", 2.0)):
+        cache.save("t", key, {"x": torch.tensor([value])})
+        cache.data(Estimate, "e", key, lambda value=value: Estimate(value))
+    (tmp_path / "t-one.pt").write_bytes((tmp_path / "t-two.pt").read_bytes())
+    (tmp_path / "e-one.json").write_bytes((tmp_path / "e-two.json").read_bytes())
+    assert cache.load("t", "one") is None
+    assert cache.data(Estimate, "e", "one", lambda: Estimate(3.0)).value == 3
+    text = (tmp_path / "e-two.json").read_text(encoding="utf-8")
+    (tmp_path / "e-two.json").write_text(text.replace("2.0", "2.5"), encoding="utf-8")
+    assert cache.data(Estimate, "e", "two", lambda: Estimate(4.0)).value == 4
+    whole, number = (tmp_path / "t-two.pt").read_bytes(), torch.tensor([2.0]).numpy().tobytes()
+    at = whole.index(b"data/0") + whole[whole.index(b"data/0") :].index(number)
+    (tmp_path / "t-two.pt").write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
+    assert cache.load("t", "two") is None
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_each_keeps_the_order_and_inherits_what_it_needs(workers):
     offset = torch.tensor(10)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from bounds.types import InputError, Sample
-from diagnostics.plain import to_plain
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -12,6 +11,7 @@ from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.execution import check_device
+from merging.plain import to_plain
 from merging.suites import mini8, toy
 from merging.suites.base import Suite
 from tests.elsewhere import NAME, elsewhere

@@ -55,6 +55,27 @@ def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
     assert timeless == [replace(row, seconds=None, memory=None, memory_before=None) for row in rows]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text, other: other,
+        lambda text, other: text.replace('"average"', '"averaged"'),
+        lambda text, other: '{"label": "average", "method": "average", "settings": {}, "accuracy": "x"}',
+    ],
+    ids=["of another method", "edited", "of an earlier version"],
+)
+def test_a_kept_result_that_is_not_what_was_measured_is_measured_again(runs, tmp_path, damage):
+    command = Command("toy", WANTED[:2], tmp_path)
+    before, _ = compare.compare(command)
+    results = tmp_path / "results"
+    one, other = (next(results.glob(f"{name}-*.json")) for name in ("average", "task_arithmetic"))
+    one.write_text(damage(one.read_text(encoding="utf-8"), other.read_text(encoding="utf-8")), encoding="utf-8")
+    runs.clear()
+    again, _ = compare.compare(command)
+    assert runs == ["average"]
+    assert [row.accuracy for row in again] == [row.accuracy for row in before]
+
+
 def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, capsys):
     assert main(["compare", "--suite", "toy", "--methods", *WANTED, "--out", str(tmp_path)]) == 0
     printed, suite = capsys.readouterr(), toy.build()

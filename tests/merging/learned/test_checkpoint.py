@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from merging import Task, merge
+from merging import Task, merge, records
 from merging.__main__ import main
 from merging.artifact import load
 from merging.execution import Execution
@@ -104,15 +104,47 @@ def test_an_earlier_checkpoint_is_neither_lost_nor_mixed_up(tmp_path):
             run(path, **settings)
     assert path.read_bytes() == content
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="complete checkpoint"):
+    with pytest.raises(InputError, match="cut short"):
         run(path, resume=True)
     write(path, lambda file: torch.save({"schema": "other"}, file))
-    with pytest.raises(InputError, match="another file"):
+    with pytest.raises(InputError, match=r"expected schema mergebound\.checkpoint/2; got other"):
         run(path, resume=True)
     with pytest.raises(InputError, match="the file of a checkpoint"):
         run(None, resume=True)
     with pytest.raises(InputError, match="at least 1 step"):
         run(path, every=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coefficients": torch.zeros(3, 1)}, "coefficients: expected torch.float64"),
+        ({"coefficients": [0.5]}, "coefficients: expected an instance of Tensor; got a list"),
+        ({"generator": torch.zeros(8, dtype=torch.uint8)}, "generator: expected torch.uint8"),
+        ({"memory": {"average": torch.tensor(float("inf"))}}, "average: expected finite numbers"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "optimizer: expected the state of Adam"),
+        ({"history": {}}, "history: expected 5 steps"),
+        ({"steps": 4}, "history: expected 4 steps"),
+        ({"chosen": []}, "calibration: expected the same examples"),
+    ],
+)
+def test_a_checkpoint_that_no_run_has_written_is_refused(tmp_path, change, message):
+    path = tmp_path / "c"
+    run(path, steps=5)
+    content = torch.load(path, weights_only=True)
+    records.save(path, {name: value for name, value in {**content, **change}.items() if name != records.DIGEST})
+    with pytest.raises(InputError, match=message):
+        run(path, resume=True)
+
+
+def test_a_changed_bit_in_a_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "c"
+    run(path, steps=5)
+    whole, lam = path.read_bytes(), torch.load(path, weights_only=True)["coefficients"]
+    at = whole.index(lam.numpy().tobytes())
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(InputError, match="expected the content that was written"):
+        run(path, resume=True)
 
 
 def test_the_command_resumes_and_clears_up(tmp_path, monkeypatch):

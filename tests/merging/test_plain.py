@@ -7,8 +7,8 @@ from typing import Literal
 import jsonschema
 import pytest
 
-from bounds.types import Estimate
-from diagnostics.plain import from_plain, json_schema, to_plain
+from bounds.types import Estimate, InputError
+from merging.plain import from_plain, json_schema, to_plain
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def test_numbers_that_are_not_finite_become_null_and_nan():
 
 @pytest.mark.parametrize("change", [{"count": 1, "more": 2}, {"table": {}}])
 def test_missing_and_unknown_fields_are_refused(change):
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError):
         from_plain(Outer, {**to_plain(FULL), **change} if "more" in change else change)
 
 
