@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diagnostics.cache import write
-from diagnostics.page import Drawing
-from diagnostics.svg import standalone
+from diagnostics.svg import Drawing, standalone
 
 MANIFEST = "manifest.json"
 """Command -> file -> sha256 of what it wrote last, in the folder of figures."""
