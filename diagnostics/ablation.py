@@ -23,6 +23,7 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
+from diagnostics.identity import code_of
 from diagnostics.work.cache import Cache, digest, write
 from merging import merge, suites
 from merging.commands import console, run, track
@@ -167,7 +168,7 @@ def ablate(suite: Suite, command: Command) -> list[Line]:
 
 
 def _run(cache: Cache, suite: Suite, settings: Mapping[str, Any], splits: Sequence[str]) -> Run:
-    key = digest(suite.sources, METHOD, settings, splits)
+    key = digest(code_of(_run), suite.sources, METHOD, settings, splits)
     return cache.data(Run, "run", key, partial(_merge, suite, settings, splits))
 
 

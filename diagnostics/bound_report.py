@@ -15,8 +15,10 @@ import tyro
 
 from bounds.types import refuse
 from diagnostics.figures.figure_files import read_manifest, write_figures
+from diagnostics.identity import all_hashed
 from diagnostics.page import draw, render
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
+from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.text import print_report
@@ -42,8 +44,7 @@ class Command:
     """Folder for report.html, report.json, figures and the cache."""
     json: str | None = None
     """Write the JSON here too; - writes it to standard output and nothing else."""
-    sections: tuple[str, ...] = ()
-    """Only these: accuracy bound heterogeneity distillation certificates sweep flatness entk (default: all)."""
+    sections: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Only these: {' '.join(SECTIONS)} (default: all).")] = ()
     budget_seconds: float | None = None
     """Begin no section after so many seconds; what is missing is named, and a later run goes on from there."""
     device: str = "cpu"
@@ -82,9 +83,8 @@ def report(command: Command) -> None:
         result = build(workspace, command.sections, command.budget_seconds)
     if together.rank:
         return
-    workspace.cache = Cache(workspace.cache.folder)  # what follows is done by the first process alone
     text = records.to_json(to_plain(result), indent=1)
-    figures = _write(result, text, command, workspace)
+    figures = _write(result, text, command, workspace.workers)
     if command.json == "-":
         sys.stdout.write(text)
         return
@@ -142,6 +142,7 @@ def prepare(
         workers=count,
         device=device,
         track=silent if together.rank else track,
+        made_of_files=all_hashed(subjects[0].artifact.sources),  # a suite of the table, whose sources are all there is
     )
 
 
@@ -178,10 +179,10 @@ def _check_file(path: Path) -> None:
         refuse(f"--json {path}", expected="a file in a writable folder, or -", got=got, cure="choose another place")
 
 
-def _write(result: Report, text: str, command: Command, workspace: Workspace) -> int:
+def _write(result: Report, text: str, command: Command, workers: int) -> int:
     """Write page, JSON and figures; return the number of figures."""
     command.out.mkdir(exist_ok=True)
-    drawings = draw(result, workspace.cache, workspace.workers)
+    drawings = draw(result, Cache(command.out / "cache"), workers)  # by the first process alone
     write_figures(command.out / "figures", "report", drawings)
     write(command.out / "report.html", render(result, drawings).encode())
     write(command.out / "report.json", text.encode())

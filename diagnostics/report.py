@@ -5,71 +5,37 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from datetime import datetime, timezone
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from bounds.types import refuse
 from diagnostics import statements
-from diagnostics.sections import (
-    accuracy,
-    bound,
-    certificates,
-    comparison,
-    distillation,
-    entk,
-    flatness,
-    heterogeneity,
-    sweep,
-)
-from diagnostics.sections.accuracy import Accuracy
-from diagnostics.sections.bound import BoundSection
-from diagnostics.sections.certificates import CertificateSection
+from diagnostics.identity import code_of
+from diagnostics.sections import comparison
+from diagnostics.sections.base import View
 from diagnostics.sections.comparison import Comparison
-from diagnostics.sections.distillation import DistillationSection
-from diagnostics.sections.entk import KernelSection
-from diagnostics.sections.flatness import FlatnessSection
-from diagnostics.sections.heterogeneity import HeterogeneitySection
-from diagnostics.sections.sweep import SweepSection
+from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
-from diagnostics.work.cache import VERSION, digest
 from diagnostics.workspace import Workspace
 
 SCHEMA = "mergebound.report/4"
+Merge = TypeVar("Merge")
 
 
-@dataclass(frozen=True)
-class SectionRow:
-    """A row of the table of sections: its data class, how to compute it, what it rests on besides the suite's files."""
-
-    kind: type
-    compute: Callable[[Workspace, Subject], Any]
-    settings: tuple[str, ...]
-    title: str
-    looks_at_all: bool = False
+def with_sections(kind: type[Merge]) -> type[Merge]:
+    """Add one field per section to a data class: its numbers, or None where it was not asked for or not reached."""
+    added = [(name, section.kind | None, field(default=None)) for name, section in SECTIONS.items()]
+    names = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    return make_dataclass(kind.__name__, added, bases=(kind,), namespace=names, frozen=True)
 
 
-_BOUND = ("held_out", "kernel", "train", "draws", "weight_draws", "delta", "seed")
-_SWEEP = (*_BOUND, "points", "control_points", "control_experts", "tolerance")
-SECTIONS: Mapping[str, SectionRow] = {
-    "accuracy": SectionRow(Accuracy, accuracy.compute, (), "Accuracy and risk"),
-    "bound": SectionRow(BoundSection, bound.compute, _BOUND, "Bound"),
-    "heterogeneity": SectionRow(HeterogeneitySection, heterogeneity.compute, _BOUND, "Cross-risk and heterogeneity"),
-    "distillation": SectionRow(DistillationSection, distillation.compute, (), "Distillation ladder"),
-    "certificates": SectionRow(
-        CertificateSection, certificates.compute, ("delta", "gibbs_draws", "seed"), "Certificates", looks_at_all=True
-    ),
-    "sweep": SectionRow(SweepSection, sweep.compute, _SWEEP, "Distance"),
-    "flatness": SectionRow(FlatnessSection, flatness.compute, ("held_out", "hessian", "rho", "seed"), "Flatness"),
-    "entk": SectionRow(KernelSection, entk.compute, (*_BOUND, "gram"), "Neural tangent kernel"),
-}
-"""In the order in which they are computed: what a short budget should buy first comes first."""
-
-
+@with_sections
 @dataclass(frozen=True)
 class MergeReport:
     """What the report says about one merge. A section that was not asked for or not reached is null."""
@@ -81,14 +47,10 @@ class MergeReport:
     seed: int | None
     made_in_seconds: float
     versions: Mapping[str, str]
-    accuracy: Accuracy | None
-    bound: BoundSection | None
-    heterogeneity: HeterogeneitySection | None
-    flatness: FlatnessSection | None
-    entk: KernelSection | None
-    distillation: DistillationSection | None
-    certificates: CertificateSection | None
-    sweep: SweepSection | None
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the sections where somebody asks for one that does not exist."""
+        raise AttributeError(f"a report has no section {name!r}; its sections are {', '.join(SECTIONS)}")
 
 
 @dataclass(frozen=True)
@@ -147,33 +109,36 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
     """
     chosen = check_sections(sections)
     check_subjects(workspace.subjects)
-    clock = _Clock(budget_seconds)
-    found: dict[tuple[str, str], Any] = {}
-    for name in chosen:
+    clock, found = _Clock(budget_seconds, workspace), {}
+    for name in sorted(chosen, key=lambda name: SECTIONS[name].late):
+        section = SECTIONS[name]
         for subject in workspace.subjects:
-            found[name, subject.label] = _section(workspace, subject, name, clock)
-    compared = None
-    if len(workspace.subjects) > 1 and not sections:
-        compared = clock.run(
-            "comparison",
-            lambda: comparison.compute(workspace),
-            Comparison,
-            digest(workspace.key(*_BOUND, "resamples"), workspace.alpha, [s.key for s in workspace.subjects]),
-            workspace,
-        )
-    merges = tuple(_merge_report(subject, found) for subject in workspace.subjects)
-    sizes = clock.run("splits", lambda: _sizes(workspace), Splits, workspace.key(), workspace)
+            found[name, subject.label] = clock.run(
+                f"{subject.label}: {name}",
+                partial(section.compute, workspace, subject),
+                section.kind,
+                (subject.label, subject.key),
+                section.compute,
+                name,
+            )
+    settings, merges = workspace.plain_settings, tuple(_merge_report(subject, found) for subject in workspace.subjects)
+    compared = _compare(workspace, sections, clock)
+    sizes = clock.run("splits", lambda: _sizes(workspace), Splits, (), _sizes)
+    parts = {name: parts_of(name, workspace.names, settings, merges) for name in SECTIONS}
     return Report(
         SCHEMA,
         workspace.subjects[0].artifact.suite,
         tuple(workspace.names),
         tuple(workspace.alpha),
         tuple(workspace.beta),
-        workspace.settings,
-        statements.verdict(merges),
+        settings,
+        verdict(parts, merges),
         merges,
         compared,
-        statements.ledger(merges, workspace.settings),
+        (
+            *statements.common(settings),
+            *(line for name, shown in parts.items() if shown for line in SECTIONS[name].assumptions(shown)),
+        ),
         Provenance(
             dict(workspace.subjects[0].artifact.sources),
             () if sizes is None else sizes.tasks,
@@ -181,9 +146,54 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
             f"{platform.machine()}, {workspace.device}, {workspace.workers} processes",
             datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             clock.seconds,
-            clock.missing,
+            {**clock.missing, **_not_stated(parts)},
         ),
     )
+
+
+def _compare(workspace: Workspace, sections: Sequence[str], clock: _Clock) -> Comparison | None:
+    if len(workspace.subjects) < 2:
+        return None
+    if sections:
+        clock.missing["comparison"] = "it is made for all sections only"
+        return None
+    subjects = [(s.label, s.key) for s in workspace.subjects]
+    return clock.run("comparison", lambda: comparison.compute(workspace), Comparison, subjects, comparison.compute)
+
+
+def parts_of(
+    name: str, tasks: Sequence[str], settings: Settings, merges: Sequence[MergeReport]
+) -> list[tuple[View, Any]]:
+    """Return a section of every merge that has it, with what else may be looked at when it is shown."""
+    shown = [merge for merge in merges if getattr(merge, name) is not None]
+    return [(view_of(tasks, settings, merge), getattr(merge, name)) for merge in shown]
+
+
+def view_of(tasks: Sequence[str], settings: Settings, merge: MergeReport) -> View:
+    """Return what the sections of a merge may look at besides their own numbers."""
+    parts = {section.kind: getattr(merge, name) for name, section in SECTIONS.items()}
+    return View(merge.label, tasks, settings, parts)
+
+
+def verdict(parts: Mapping[str, Sequence[tuple[View, Any]]], merges: Sequence[MergeReport]) -> tuple[str, ...]:
+    """Return the sections' sentences, merge by merge: how good it is, what the bound says and why, where it lies."""
+    sentences = []
+    for merge in merges:
+        name = f"{merge.label}: " if len(merges) > 1 else ""
+        own = [(SECTIONS[n], view, part) for n, shown in parts.items() for view, part in shown]
+        said = [section.sentence(view, part) for section, view, part in own if view.label == merge.label]
+        sentences += [name + sentence for sentence in said if sentence]
+    return tuple(sentences)
+
+
+def _not_stated(parts: Mapping[str, Sequence[tuple[View, Any]]]) -> dict[str, str]:
+    """Name what sections could not say, with the reason."""
+    return {
+        f"{view.label}: {name}: {what}": reason
+        for name, shown in parts.items()
+        for view, part in shown
+        for what, reason in SECTIONS[name].missing(part).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -233,33 +243,24 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
             )
 
 
-def _section(workspace: Workspace, subject: Subject, name: str, clock: _Clock) -> Any:
-    row = SECTIONS[name]
-    count = len(workspace.subjects) if row.looks_at_all else 1
-    key = digest(workspace.key(*row.settings), workspace.alpha, subject.key, count)
-    return clock.run(
-        f"{subject.label}: {name}", lambda: row.compute(workspace, subject), row.kind, key, workspace, name
-    )
-
-
 class _Clock:
     """Times the sections and stops beginning them when the budget is spent."""
 
-    def __init__(self, budget: float | None) -> None:
+    def __init__(self, budget: float | None, workspace: Workspace) -> None:
         self.seconds: dict[str, float] = {}
         self.missing: dict[str, str] = {}
-        self._budget, self._begun = budget, time.perf_counter()
+        self._budget, self._begun, self._keeper = budget, time.perf_counter(), workspace.keeper
 
     def run(
-        self, label: str, make: Callable[[], Any], kind: type, key: str, workspace: Workspace, name: str | None = None
+        self, label: str, make: Callable[[], Any], kind: type, of: Any, code: Callable[..., Any], name: str = ""
     ) -> Any:
-        name, started = name or label, time.perf_counter()
-        cached = workspace.cache.has(name, key)
-        spent = workspace.cache.processes.broadcast(started - self._begun)
+        name, started, keeper = name or label, time.perf_counter(), self._keeper
+        cached = keeper.has(name, of, code)
+        spent = keeper.cache.processes.broadcast(started - self._begun)
         if not cached and self._budget is not None and spent >= self._budget:
             self.missing[label] = f"the budget of {self._budget:g} s was spent; run again to go on"
             return None
-        value = workspace.cache.data(kind, name, key, make)
+        value = keeper.data(kind, name, of, code, make)
         if not cached:
             self.seconds[label] = time.perf_counter() - started
         return value
@@ -280,7 +281,7 @@ def _merge_report(subject: Subject, found: Mapping[tuple[str, str], Any]) -> Mer
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "sections": VERSION}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "sections": code_of(build)[:12]}
 
 
 def settings_table(settings: Settings) -> dict[str, Any]:

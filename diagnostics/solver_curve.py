@@ -233,12 +233,12 @@ def _main(command: Command) -> None:
     suite, runs = suites.load(command.suite), _runs(command)
     labels = list(runs)
     curves = [measure(suite, labels[i], runs[labels[i]]) for i in track(range(len(labels)), "solvers")]
-    svg, png = as_images(lambda: draw(curves, command.examples), "solver-curve")
+    drawing = as_images(lambda: draw(curves, command.examples), "solver-curve")
     command.out.mkdir(parents=True, exist_ok=True)
     content = {"suite": suite.name, "curves": [asdict(curve) for curve in curves]}
     write(command.out / "solver_curve.json", json.dumps(content, indent=1).encode())
-    write(command.out / "solver_curve.svg", standalone(svg).encode())
-    write(command.out / "solver_curve.png", base64.b64decode(png))
+    write(command.out / "solver_curve.svg", standalone(drawing.svg).encode())
+    write(command.out / "solver_curve.png", base64.b64decode(drawing.png))
     console().print(table(curves))
 
 

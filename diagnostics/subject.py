@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from bounds.types import refuse
@@ -21,11 +21,11 @@ class Subject:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the merged weights, the coefficients and how they were made."""
-        artifact = self.artifact
-        lam = {} if artifact.coefficients is None else {"λ": artifact.coefficients}
-        described = (artifact.method, artifact.suite, artifact.settings, artifact.sources, artifact.history)
-        return digest(digest_params(artifact.merged), digest_params(lam), *described)
+        """Hash of all that the artifact says, but for what cannot change a number: its times and versions."""
+        said = {f.name: getattr(self.artifact, f.name) for f in fields(self.artifact)}
+        lam = said.pop("coefficients")
+        weights = digest_params(said.pop("merged")), digest_params({} if lam is None else {"λ": lam})
+        return digest(*weights, {name: value for name, value in said.items() if name not in ("seconds", "versions")})
 
 
 def check_match(suite: Suite, artifact: MergeArtifact) -> None:

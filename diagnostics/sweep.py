@@ -23,19 +23,9 @@ import tyro
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
 from diagnostics.figures.figure_files import write_figures
-from diagnostics.page import Drawing
-from diagnostics.sections.sweep import (
-    Direction,
-    Local,
-    Mode,
-    SweepSection,
-    expert_direction,
-    merge_direction,
-    random_direction,
-    sweep,
-)
+from diagnostics.sections.directions import Direction, Mode, expert_direction, merge_direction, random_direction
+from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_table, sweep
 from diagnostics.settings import Settings
-from diagnostics.text import sweep_table
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
@@ -91,7 +81,7 @@ def _main(command: Command) -> None:
     _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
-        output.print(sweep_table(path, section.examples))
+        output.print(path_table(path, section.examples))
         output.print()
     output.print(f"{command.out / 'sweep.csv'}, sweep.json and {len(section.paths)} figures", highlight=False)
 
@@ -150,13 +140,12 @@ def as_csv(section: SweepSection) -> str:
 
 
 def _write_figures(section: SweepSection, trivial: float, folder: Path) -> None:
-    from diagnostics.figures.curves import draw_path
     from diagnostics.figures.style import as_images
 
     drawings = {}
     for index, path in enumerate(section.paths):
         name = f"path-{index + 1}-{path.kind}"
-        drawings[name] = Drawing(*as_images(lambda path=path: draw_path(section, path, trivial), name))
+        drawings[name] = as_images(lambda path=path: draw_path(section, path, trivial), name)
     write_figures(folder / "figures", "sweep", drawings)
 
 

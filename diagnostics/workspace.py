@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch import Tensor
 from bounds.linearize import jvp_scores
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
+from diagnostics.identity import suite_content
+from diagnostics.reads import Noted, Reads, made_once
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
 from diagnostics.terms import experts as expert_side
@@ -27,7 +29,8 @@ from diagnostics.terms.merge import NetworkAtPoint
 from diagnostics.terms.path import AtPoint, ExpertSide, Path
 from diagnostics.work.cache import Cache, digest
 from diagnostics.work.device import moved
-from diagnostics.work.workers import Track, each, warm_up
+from diagnostics.work.pieces import Keeper, Pieces
+from diagnostics.work.workers import Track, warm_up
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite
@@ -35,38 +38,72 @@ from merging.task import SPLITS, Split, Task, score_task
 from merging.task_vectors import TaskVectors
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Independent pieces of work ``function(0..count-1)``, each kept under (name, key) and its number."""
-
-    name: str
-    key: str
-    function: Callable[[int], Mapping[str, Any]]
-    count: int
-
-
-@dataclass
 class Workspace:
-    """One suite, the artifacts made from it, and how to measure them. ``load`` gives the suite when it is needed.
+    """One suite, the artifacts made from it, and how to measure them.
 
-    ``alpha`` are evaluation weights [T] (default: uniform); β is uniform. ``models_looked_at`` is the number of
-    artifacts shown side by side: certificates pay for it.
+    ``settings``, ``alpha`` and ``models_looked_at`` note in ``reads`` that they were looked at: kept results rest on
+    what was noted while they were computed.
     """
 
-    subjects: Sequence[Subject]
-    load: Callable[[], Suite]
-    settings: Settings
-    cache: Cache = field(default_factory=lambda: Cache(None))
-    alpha: Sequence[float] = ()
-    workers: int = 1
-    device: str = "cpu"
-    track: Track = silent
-    _pieces: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        load: Callable[[], Suite],
+        settings: Settings,
+        cache: Cache | None = None,
+        alpha: Sequence[float] = (),
+        workers: int = 1,
+        device: str = "cpu",
+        track: Track = silent,
+        *,
+        made_of_files: bool = False,
+    ) -> None:
+        """Check α; load nothing.
 
-    def __post_init__(self) -> None:
+        Args:
+            subjects: the artifacts, at least one, all of one suite.
+            load: gives the suite when it is needed.
+            settings: how much to measure.
+            cache: where results are kept (default: nowhere).
+            alpha: evaluation weights [T] (default: uniform); β is uniform.
+            workers: processes.
+            device: device of PyTorch.
+            track: shows progress.
+            made_of_files: whether the suite is made of nothing but the files whose sha256 the artifacts list. Those
+                then identify it, and a cached report does not load it; any other suite is identified by its content.
+
+        Raises:
+            InputError: weights α off the simplex.
+        """
+        self.subjects, self.load, self.plain_settings = subjects, load, settings
+        self.workers, self.device, self.made_of_files = workers, device, made_of_files
         count = len(self.names)
-        self.alpha = check_weights(self.alpha, count, "alpha") if self.alpha else (1 / count,) * count
+        self._alpha = check_weights(alpha, count, "alpha") if alpha else (1 / count,) * count
         self.beta = (1 / count,) * count
+        fields = {**asdict(settings), "alpha": self._alpha, "models_looked_at": len(subjects)}
+        self.reads = Reads(fields.__getitem__)
+        self.settings = cast(Settings, Noted(settings, self.reads))
+        self.keeper = Keeper(
+            cache or Cache(None), self.reads, lambda: self.identity, self.prepare, workers=workers, track=track
+        )
+        self.pieces, self.gather = self.keeper.pieces, self.keeper.gather
+
+    @property
+    def alpha(self) -> Sequence[float]:
+        """Evaluation weights [T]."""
+        self.reads.note(("alpha",))
+        return self._alpha
+
+    @property
+    def models_looked_at(self) -> int:
+        """The number of artifacts shown side by side: certificates pay for it."""
+        self.reads.note(("models_looked_at",))
+        return len(self.subjects)
+
+    @property
+    def cache(self) -> Cache:
+        """Where results are kept."""
+        return self.keeper.cache
 
     @property
     def names(self) -> Sequence[str]:
@@ -74,12 +111,24 @@ class Workspace:
         return self.subjects[0].artifact.names
 
     @cached_property
-    def suite(self) -> Suite:
-        """The suite, on the device, with every artifact checked against it."""
+    def identity(self) -> str:
+        """Hash of what the suite is: its files, or, unless it is made of files alone, its content."""
+        artifact = self.subjects[0].artifact
+        if self.made_of_files:
+            return digest("files", artifact.suite, artifact.sources)
+        return digest("content", suite_content(self._loaded))
+
+    @cached_property
+    def _loaded(self) -> Suite:
         suite = self.load()
         for subject in self.subjects:
             check_match(suite, subject.artifact)
-        return suite if self.device == "cpu" else moved(suite, self.device)
+        return suite
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The suite, on the device, with every artifact checked against it."""
+        return self._loaded if self.device == "cpu" else moved(self._loaded, self.device)
 
     def prepare(self) -> None:
         """Load here what processes would otherwise load one by one after they are forked."""
@@ -105,57 +154,11 @@ class Workspace:
         """Return the test examples that everything but the accuracy rests on."""
         return linear_world.subsample(task.test, self.settings.held_out, self.settings.seed)
 
-    def key(self, *settings: str) -> str:
-        """Hash of the suite's files and the named settings."""
-        artifact = self.subjects[0].artifact
-        return digest(artifact.suite, artifact.sources, {name: getattr(self.settings, name) for name in settings})
-
-    def pieces(self, wanted: Pieces, what: str) -> list[Mapping[str, Any]]:
-        """Return the pieces, each from the cache or computed and kept as soon as it is there."""
-        return self.gather([wanted], what)[0]
-
-    def gather(self, groups: Sequence[Pieces], what: str) -> list[list[Mapping[str, Any]]]:
-        """Return the pieces of every group; what is missing is spread over the processes together.
-
-        Processes that torchrun started go through the same program: each computes its share, and all get everything.
-        """
-        processes = self.cache.processes
-        todo: list[tuple[Pieces, int]] = []
-        kept: dict[tuple[str, str], list[Any]] = {}
-        for group in groups:
-            place = group.name, group.key
-            if place not in self._pieces and place not in kept:
-                kept[place] = [self.cache.load(f"{group.name}{i}", group.key) for i in range(group.count)]
-                todo += [(group, i) for i, piece in enumerate(kept[place]) if piece is None]
-        if todo:
-            self.prepare()
-        own = [job for job in range(len(todo)) if processes.mine(job)]
-
-        def compute() -> dict[int, Mapping[str, Any]]:
-            found = {}
-            results = each(
-                lambda job: todo[job][0].function(todo[job][1]), own, workers=self.workers, track=self.track, what=what
-            )
-            for job, result in zip(own, results, strict=True):
-                group, i = todo[job]
-                self.cache.save(f"{group.name}{i}", group.key, result)
-                found[job] = result
-            return found
-
-        for share in processes.gather(compute):
-            for job, result in share.items():
-                group, i = todo[job]
-                if not processes.mine(job):
-                    self.cache.save(f"{group.name}{i}", group.key, result)
-                kept[group.name, group.key][i] = result
-        self._pieces.update(kept)
-        return [self._pieces[group.name, group.key] for group in groups]
-
     # What no merge can change ----------------------------------------------------------------------------------------
 
     def facts(self) -> list[Mapping[str, Any]]:
         """Per task: labels of test and validation, number of classes, split sizes."""
-        return self.pieces(Pieces("facts", self.key(), self._facts, len(self.names)), "labels")
+        return self.pieces(Pieces("facts", (), self._facts, len(self.names)), "labels")
 
     def _facts(self, index: int) -> Mapping[str, Any]:
         task = self.suite.tasks[index]
@@ -182,13 +185,10 @@ class Workspace:
         """Scores of pretrained model, experts and all merges, per task, in one round of work."""
         both: tuple[Split, ...] = ("test", "validation")
         models: list[tuple[str, str, Sequence[Split], Callable[[int], Params]]] = [
-            ("pretrained", self.key(), ("test",), lambda _: self.vectors.base),
-            ("expert", self.key(), both, lambda index: self.vectors.expert(index)),
+            ("pretrained", "", ("test",), lambda _: self.vectors.base),
+            ("expert", "", both, lambda index: self.vectors.expert(index)),
         ]
-        models += [
-            ("merged", digest(self.key(), s.key), both, lambda _, subject=s: self.weights(subject))
-            for s in self.subjects
-        ]
+        models += [("merged", s.key, both, lambda _, subject=s: self.weights(subject)) for s in self.subjects]
 
         def scores(
             index: int, splits: Sequence[Split], theta: Callable[[int], Params], model: str
@@ -197,12 +197,12 @@ class Workspace:
             return {split: _scores(task, theta(index), getattr(task, split), split, model) for split in splits}
 
         groups = [
-            Pieces(name, key, partial(scores, splits=splits, theta=theta, model=name), len(self.names))
-            for name, key, splits, theta in models
+            Pieces(name, of, partial(scores, splits=splits, theta=theta, model=name), len(self.names))
+            for name, of, splits, theta in models
         ]
         return self.gather(groups, "scores of all models")
 
-    @cached_property
+    @made_once
     def trivial_risk(self) -> float:
         """Σ_t α_t ln C_t: the cross-entropy of knowing nothing."""
         return sum(a * math.log(t["classes"]) for a, t in zip(self.alpha, self.facts(), strict=True))
@@ -215,7 +215,7 @@ class Workspace:
             centre = combine(centre, delta, weight)
         return centre
 
-    @cached_property
+    @made_once
     def experts(self) -> ExpertSide:
         """All that (5) knows before a merge is given."""
         settings, vectors, count = self.settings, self.vectors, len(self.names)
@@ -231,8 +231,7 @@ class Workspace:
         sizes = [len(task.train) for task in self.suite.tasks]
         linear, posteriors = expert_side.linearised(worlds, vectors, sizes, self.blocks, settings)
         sigmas = [statistics.sigma for statistics in linear.statistics]
-        key = digest(self.key("held_out", "kernel", "train", "seed", "weight_draws"), sigmas)
-        drawn = self.pieces(Pieces("draws", key, lambda j: self._draw(j, sigmas), count), "sampling posteriors")
+        drawn = self.pieces(Pieces("draws", sigmas, lambda j: self._draw(j, sigmas), count), "sampling posteriors")
         draws = network_world.PosteriorDraws(
             [[piece["scores"][i] for piece in drawn] for i in range(count)],
             [piece["gradients"] for piece in drawn],
@@ -247,7 +246,7 @@ class Workspace:
 
     def _linearisation(self) -> list[Pieces]:
         """Return the linearised tasks: Jacobian products, and kernels in PARTS parts, which take longest."""
-        settings, key, count = self.settings, self.key("held_out", "kernel", "train", "seed"), len(self.names)
+        settings, count = self.settings, len(self.names)
 
         def products(index: int) -> Mapping[str, Any]:
             return linear_world.products(
@@ -269,7 +268,7 @@ class Workspace:
             few = sample.take(slice(part * size, (part + 1) * size))
             return {"kernel": linear_world.kernels(task, few, self.vectors.base, self.blocks)}
 
-        return [Pieces("products", key, products, count), Pieces("kernel", key, kernel, count * PARTS)]
+        return [Pieces("products", (), products, count), Pieces("kernel", (), kernel, count * PARTS)]
 
     def _draw(self, index: int, sigmas: Sequence[Sequence[float]]) -> Mapping[str, Any]:
         settings, tasks, count = self.settings, self.suite.tasks, len(self.names)
@@ -307,7 +306,7 @@ class Workspace:
                 "tangents": jvp_scores(task.forward, self.vectors.base, inputs, [displacement])[1][0].double().cpu()
             }
 
-        return Pieces("tangents", digest(self.key("held_out", "seed"), key), one, len(self.names))
+        return Pieces("tangents", key, one, len(self.names))
 
     def path(self, displacement: Params, tangents: Sequence[Tensor]) -> Path:
         """Return the path θ_0 + s·d, given J(x)d of every task."""
@@ -323,11 +322,11 @@ class Workspace:
             scores, tangents = network_world.along(task, theta, inputs, self.centre)
             return {"scores": scores, "tangents": tangents}
 
-        key, displacement = digest(self.key("held_out", "seed"), subject.key), self.displacement(subject)
+        displacement = self.displacement(subject)
         *_, at, along = self.gather(
             [
                 *self._linearisation(),
-                Pieces("network", key, network, len(self.names)),
+                Pieces("network", subject.key, network, len(self.names)),
                 self.tangents(subject.key, displacement),
             ],
             f"{subject.label}: linearising, and the network at θ_m",

@@ -1,5 +1,1 @@
 """The report's figures: vector, one style, readable in print, by colour-blind readers and on light and dark pages."""
-
-from diagnostics.figures.style import draw_figure
-
-__all__ = ["draw_figure"]

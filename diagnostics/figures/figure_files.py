@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bounds.types import refuse
-from diagnostics.figures.svg import standalone
-from diagnostics.page import Drawing
+from diagnostics.figures.svg import Drawing, standalone
 from diagnostics.work.cache import write
 from merging import records
 from merging.plain import from_plain, to_plain

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from diagnostics.figures.svg import FAINT, INK, PAPER, element
-
-if TYPE_CHECKING:
-    from diagnostics.report import MergeReport, Report
+from diagnostics.figures.svg import FAINT, INK, PAPER, Drawing, element
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",
@@ -66,7 +62,6 @@ _RC: dict[Any, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-Drawing = Callable[["Report", "MergeReport"], Figure]
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -80,37 +75,25 @@ def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def draw_figure(name: str, label: str, report: Report, merge: MergeReport) -> tuple[str, str]:
-    """Draw one figure of the report; return (SVG with placeholder colours, PNG in base 64).
-
-    Raises:
-        KeyError: no figure of that name.
-    """
-    from diagnostics.figures.curves import certified, controls, ladder, sweep
-    from diagnostics.figures.tables import cross_risk, flatness, kernel, terms
-
-    drawings: Mapping[str, Drawing] = {
-        "terms": terms,
-        "cross_risk": cross_risk,
-        "flatness": flatness,
-        "kernel": kernel,
-        "ladder": ladder,
-        "certificates": certified,
-        "sweep": sweep,
-        "controls": controls,
-    }
-    return as_images(partial(drawings[name], report, merge), label)
+def task_axis(axes: Any, tasks: Sequence[str], *, shown: bool) -> None:
+    """Put the tasks under the axis, named or not."""
+    axes.set_xticks(range(len(tasks)), tasks if shown else [], rotation=30, ha="right")
 
 
-def as_images(draw: Callable[[], Figure], name: str) -> tuple[str, str]:
-    """Draw in the report's style; return an SVG element with placeholder colours, and a PNG on white in base 64."""
+def short(block: str) -> str:
+    """Return a block's name as figures show it."""
+    return block.replace("transformer.resblocks.", "layer ")
+
+
+def as_images(draw: Callable[[], Figure], name: str) -> Drawing:
+    """Draw in the report's style: an SVG element with placeholder colours, and a PNG on white in base 64."""
     vector, pixels = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(_RC):
         figure = draw()
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         figure.set_layout_engine("none")  # the layout is there already
         figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-    return element(vector.getvalue(), name), base64.b64encode(pixels.getvalue()).decode()
+    return Drawing(element(vector.getvalue(), name), base64.b64encode(pixels.getvalue()).decode())
 
 
 __all__ = [
@@ -120,7 +103,8 @@ __all__ = [
     "READING_STYLES",
     "TERM_STYLES",
     "as_images",
-    "draw_figure",
     "legend_below",
     "new_figure",
+    "short",
+    "task_axis",
 ]

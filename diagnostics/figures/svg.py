@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 INK, FAINT, PAPER = "#101112", "#707274", "#fdfcfb"
 """Placeholders that figures are drawn with: text and lines, secondary lines, gaps between areas."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: as SVG with placeholder colours, and as PNG on white in base 64."""
+
+    svg: str
+    png: str
 
 
 def element(text: str, name: str) -> str:

@@ -1,1 +1,1 @@
-"""The sections of a bound report, each computed on its own from a workspace; a section is a data class of numbers."""
+"""The sections of a report: one file each, with its template beside it; ``table`` lists them."""

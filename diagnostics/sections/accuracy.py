@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 
 from bounds.types import Estimate, weighted_sum
+from diagnostics.sections.base import Section, View
+from diagnostics.sections.certificates import CertificateSection
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
-from merging.commands.evaluation import TaskRow
+from merging.commands.evaluation import MODELS, TaskRow, accuracy_table, mean
 from merging.task import accuracy, cross_entropy
 
 
@@ -44,3 +48,30 @@ def compute(workspace: Workspace, subject: Subject) -> Accuracy:
         errors.append(Estimate.of_mean((merged["test"].argmax(dim=1) != labels).to(torch.float64)))
     alpha = workspace.alpha
     return Accuracy(tuple(rows), weighted_sum(risks, alpha), weighted_sum(errors, alpha), workspace.trivial_risk)
+
+
+def table(view: View, part: Accuracy) -> Table:
+    """Accuracy and cross-entropy of the three models, a row per task."""
+    return accuracy_table(part.tasks, escape(view.label))
+
+
+def sentence(view: View, part: Accuracy) -> str:
+    """How good the merge is, measured and certified."""
+    at = {m: 100 * mean(row.accuracy[m] for row in part.tasks) for m in MODELS}
+    text = (
+        f"The merge is right on {at['merged']:.1f} % of the test examples (mean over {len(part.tasks)} tasks; the "
+        f"pretrained model on {at['pretrained']:.1f} %, the experts on {at['expert']:.1f} %)"
+    )
+    certificates = view.part(CertificateSection)
+    if certificates and certificates.rows:  # the first, not the smallest: to choose among statements would cost δ
+        first = certificates.rows[0]
+        text += (
+            f"; certified: at most {100 * first.value:.1f} % errors by {first.equation} with n = {first.n}, "
+            f"δ = {first.delta:g} (test: {100 * first.test_error:.1f} %)"
+        )
+    return text + "."
+
+
+SECTION = Section(
+    kind=Accuracy, compute=compute, title="Accuracy and risk", link="accuracy", table=table, sentence=sentence
+)

@@ -8,14 +8,25 @@ learned on them under (10), whose prior must then be data-free.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
 
 from bounds.certificates import Count, disagreement, mixture, pooled
 from bounds.types import Bound
-from diagnostics.sections.gibbs import GibbsRow, certify
+from diagnostics.sections.base import Drawn, Section, View
+from diagnostics.sections.gibbs import OWN_PRIOR, GibbsRow, certify, obstacle
+from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
+from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging.methods import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class CertificateSection:
     """All certificates of one merge; ``use`` says what the merge did with the validation labels.
 
     ``models_looked_at`` is what δ was divided by (0: unknown, no held-out certificate). ``gap_to_test`` is the pooled
-    (10) minus the pooled test error; ``gibbs`` lists the coefficient-space statements.
+    (10) minus the pooled test error; ``gibbs`` lists the coefficient-space statements; ``missing`` names the statements
+    that could not be made, with the reason.
     """
 
     use: str
@@ -66,6 +78,7 @@ class CertificateSection:
     tasks: tuple[TaskCertificate, ...]
     gibbs: tuple[GibbsRow, ...]
     gap_to_test: float | None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
@@ -78,7 +91,7 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         float((m["test"].argmax(1) != t["test_labels"]).double().mean()) for m, t in zip(merged, teachers, strict=True)
     ]
     looks, use = validation_use(subject)
-    models = (looks or 0) * len(workspace.subjects)
+    models = (looks or 0) * workspace.models_looked_at
     n, delta = sum(sizes), workspace.settings.delta
     pooled_test = sum(m * e for m, e in zip(sizes, errors, strict=True)) / n
     rows: list[Certificate] = []
@@ -113,16 +126,21 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         about = f"N(λ̂, {g.scale:g}² I)"
         name = f"coefficients, prior at {g.prior}, pooled"
         rows.append(Certificate("(10), (12)", name, about, g.observed, g.value, n, g.delta, pooled_test, g.assumptions))
-    use += "" if gibbs else f"; no (10): {_why_not(subject)}"
     gap = min((g.value for g in gibbs), default=math.nan) - pooled_test if gibbs else None
-    return CertificateSection(use, models, n, pooled_test, tuple(rows), tasks, gibbs, gap)
+    missing = _missing(obstacle(workspace, subject), looks, use)
+    return CertificateSection(use, models, n, pooled_test, tuple(rows), tasks, gibbs, gap, missing)
 
 
-def _why_not(subject: Subject) -> str:
-    """Why there is no statement on the coefficients."""
-    if subject.artifact.coefficients is None:
-        return "the merge has no coefficients"
-    return "the merge is not θ_0 plus its coefficients times the task vectors"
+def _missing(obstacle: str, looks: int | None, use: str) -> dict[str, str]:
+    """Say which statements could not be made, and why."""
+    missing = {}
+    if looks is None:
+        missing |= dict.fromkeys(("(9), (12) held-out", "(11) teachers' error + disagreement"), use)
+    if obstacle:
+        missing["(10), (12) coefficients"] = obstacle
+    elif looks != 1:
+        missing[f"(10), (12) coefficients, prior at {OWN_PRIOR}"] = "λ̂ is no prior for labels that chose it"
+    return missing
 
 
 def _row(equation: str, name: str, about: str, observed: float, bound: Bound, n: int, test: float) -> Certificate:
@@ -145,3 +163,76 @@ def validation_use(subject: Subject) -> tuple[int | None, str]:
     if row and "validation" in row.needs_of(row.settings()):
         return 1, f"{method} with a given scale: a fixed model, if the scale was not chosen on these labels"
     return 1, f"{method} needs {needs}; the validation split is unused: a fixed model"
+
+
+def table(view: View, part: CertificateSection) -> Table:
+    """Return the statements, a row each."""
+    table = Table(title=f"{escape(view.label)}: certified 0-1 error (%), n = {part.n} validation labels")
+    for column in ("equation", "statement", "about", "observed", "certified", "test", "δ"):
+        table.add_column(column, justify="right" if column in ("observed", "certified", "test", "δ") else "left")
+    for row in part.rows:
+        figures = [f"{100 * v:.1f}" for v in (row.observed, row.value, row.test_error)]
+        table.add_row(row.equation, row.name, row.about, *figures, f"{row.delta:.3g}")
+    table.caption = escape(part.use)
+    return table
+
+
+def figure(view: View, part: CertificateSection) -> Figure:
+    """Certified 0-1 error next to the validation and test error: pooled statements above, tasks below."""
+    from diagnostics.figures import style
+
+    entries = [(r.name.split(", pooled")[0] + f" {r.equation}", r.observed, r.value, r.test_error) for r in part.rows]
+    entries += [(t.task, t.observed, t.value, t.test_error) for t in part.tasks]
+    figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
+    axes = figure.subplots()
+    for row, (_, observed, value, test) in enumerate(entries):
+        axes.plot([100 * observed, 100 * value], [row, row], color=style.FAINT, linewidth=1.2, zorder=1)
+        for x, colour, marker, label in (
+            (observed, style.BLUE, "o", "observed on validation (teachers + disagreement for (11))"),
+            (value, style.VERMILION, "|", "certified, at most"),
+            (test, style.INK, "x", "test error"),
+        ):
+            size = 11 if marker == "|" else 5
+            axes.plot(
+                100 * x, row, color=colour, marker=marker, markersize=size, markeredgewidth=1.6, linestyle="",
+                label=None if row else label,
+            )  # fmt: skip
+    if part.tasks:
+        axes.axhline(len(part.rows) - 0.5, color=style.FAINT, linewidth=0.6)
+    axes.set_yticks(range(len(entries)), [e[0] for e in entries])
+    axes.invert_yaxis()
+    axes.set_xlim(0, None)
+    axes.set_xlabel(f"0-1 error (%), n = {part.n} validation labels in all")
+    style.legend_below(figure, axes, 1)
+    return figure
+
+
+def assumptions(parts: Sequence[tuple[View, CertificateSection]]) -> list[Assumption]:
+    """Say what every merge did with the labels, and the lists of priors."""
+    lines = [
+        Assumption(
+            f"certificates of {view.label} rest on unused labels",
+            f"n = {part.n} validation labels, δ/{part.models_looked_at or '?'}",
+            part.use,
+        )
+        for view, part in parts
+    ]
+    if any(part.gibbs for _, part in parts):
+        priors = (
+            f"λ_prior in {{{', '.join(UNIFORM_PRIORS)}}} with s in {COEFFICIENT_SCALES}; "
+            f"λ̂ with s = {OWN_SCALE:g} where the split is unused"
+        )
+        lines.append(Assumption("lists of priors in (10)", priors, "fixed in the code; each pays its ln G out of δ/2"))
+    return lines
+
+
+SECTION = Section(
+    kind=CertificateSection,
+    compute=compute,
+    title="What is certified",
+    link="certificates",
+    table=table,
+    figures={"certificates": Drawn(figure)},
+    assumptions=assumptions,
+    missing=lambda part: part.missing,
+)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor
 
 from bounds.types import Estimate
+from diagnostics.figures.numbers import tau
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
@@ -140,3 +143,17 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> float | N
 
 def _order(labels: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:
     return tuple(label for _, label in sorted(zip(values, labels, strict=True)))
+
+
+def table(part: Comparison) -> Table:
+    """Return the differences, a column per merge, and the rankings."""
+    title = f"Differences to {escape(part.reference)} (± bootstrap standard error, {part.resamples} resamples)"
+    table = Table("quantity", title=title)
+    for other in dict.fromkeys(d.merge for d in part.differences):
+        table.add_column(escape(other), justify="right")
+    for quantity in dict.fromkeys(d.quantity for d in part.differences):
+        cells = [d.difference for d in part.differences if d.quantity == quantity]
+        table.add_row(quantity, *(f"{d.value:+.3f} ± {d.stderr:.3f}" for d in cells))
+    rankings = (f"{r.by}: {' < '.join(r.order)} (Kendall τ with the test {tau(r.kendall_tau)})" for r in part.rankings)
+    table.caption = escape("; ".join(rankings))
+    return table

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
 
 from bounds.distillation import Rung, ladder
 from bounds.types import Estimate
+from diagnostics.figures.numbers import shown
+from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -51,3 +60,57 @@ def compute(workspace: Workspace, subject: Subject) -> DistillationSection:
 
 def _row(rung: Rung) -> RungRow:
     return RungRow(rung.name, rung.per_task, rung.total)
+
+
+def table(view: View, part: DistillationSection) -> Table:
+    """Return the rungs, a row per task and one for all."""
+    table = Table(title=f"{escape(view.label)}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most")
+    rungs = (*part.rungs, part.divergence, part.disagreement)
+    table.add_column("task")
+    for rung in rungs:
+        table.add_column(rung.name if rung is not part.divergence else "KL (nats)", justify="right")
+    for index, name in enumerate(view.tasks):
+        table.add_row(escape(name), *(shown(rung.per_task[index]) for rung in rungs))
+    table.add_section()
+    table.add_row("all tasks", *(shown(rung.total) for rung in rungs))
+    return table
+
+
+def figure(view: View, part: DistillationSection) -> Figure:
+    """Rungs of (8) per task: what each inequality costs."""
+    from diagnostics.figures import style
+
+    figure = style.new_figure(3.5)
+    axes = figure.subplots()
+    rungs: dict[str, Any] = {r.name: r for r in (*part.rungs, part.disagreement)}
+    styles = {
+        "disagreement": (style.INK, "x"),
+        "total variation": (style.BLUE, "o"),
+        "Pinsker": (style.ORANGE, "s"),
+        "Bretagnolle-Huber": (style.GREEN, "^"),
+    }
+    names = [*view.tasks, "all tasks"]
+    for shift, (name, (colour, marker)) in enumerate(styles.items()):
+        values = [*rungs[name].per_task, rungs[name].total]
+        at = [k + 0.13 * (shift - 1.5) for k in range(len(values))]
+        axes.errorbar(
+            at, [v.value for v in values], yerr=[2 * v.stderr for v in values], color=colour, marker=marker,
+            markersize=4.5, linestyle="", capsize=2, label=name,
+        )  # fmt: skip
+    sizes = sorted({e.n for e in part.disagreement.per_task})
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_ylim(0, None)
+    n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    axes.set_ylabel(f"added 0-1 risk, at most (± 2 s.e.)\nn = {n} test examples")
+    style.legend_below(figure, axes, 4)
+    return figure
+
+
+SECTION = Section(
+    kind=DistillationSection,
+    compute=compute,
+    title="Distillation ladder",
+    link="ladder",
+    table=table,
+    figures={"ladder": Drawn(figure)},
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 
 from bounds.autodiff import differentiable
 from bounds.flatness import sharpness
@@ -14,10 +16,15 @@ from bounds.flatness.loss import loss_and_gradient, prepare
 from bounds.jacobian import BATCH_SIZE
 from bounds.scores import cross_entropy
 from bounds.types import Forward, Params, Sample
+from diagnostics.sections.base import Drawn, Section, View
+from diagnostics.sections.entk import KernelSection
 from diagnostics.subject import Subject
-from diagnostics.work.cache import digest
-from diagnostics.workspace import Pieces, Workspace
+from diagnostics.work.pieces import Pieces
+from diagnostics.workspace import Workspace
 from merging.params import squared_norms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LANCZOS_TOLERANCE = 0.02
 """Relative tolerance of the eigenvalues."""
@@ -51,7 +58,6 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     )
 
     settings, count = workspace.settings, len(workspace.names)
-    key = digest(workspace.key("held_out", "hessian", "rho", "seed"), subject.key)
 
     def few(index: int) -> tuple[Forward, Params, Sample]:
         task = workspace.suite.tasks[index]
@@ -66,9 +72,9 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
 
     parts, curved, bent = workspace.gather(
         [
-            Pieces("slope", key, lambda index: _slope(workspace, subject, index), count),
-            Pieces("curvature", key, curvature, count),
-            Pieces("coefficients", key, coefficients, count),
+            Pieces("slope", subject.key, lambda index: _slope(workspace, subject, index), count),
+            Pieces("curvature", subject.key, curvature, count),
+            Pieces("coefficients", subject.key, coefficients, count),
         ],
         f"{subject.label}: flatness",
     )
@@ -104,3 +110,62 @@ def _slope(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, A
         "weights": sharpness(task.forward, theta, sample, settings.rho).increase,
         "coefficients": sharpness(task.forward, theta, sample, settings.rho, directions=deltas).increase,
     }
+
+
+def table(view: View, part: FlatnessSection) -> Table:
+    """Sharpness and curvature of every task, beside its kernel where that was measured."""
+    kernel = view.part(KernelSection)
+    measured = f"‖∇L̂‖ = {part.gradient_norm:.3g}, n = {part.examples} per task"
+    table = Table(title=f"{escape(view.label)}: flatness ({measured}) and kernel")
+    columns = ["task", "sharpness, weights", "sharpness, coefficients", "λ_max Hessian"]
+    for column in [*columns, *(["effective rank", "rotation", "‖ΔK‖/‖K_0‖"] if kernel else [])]:
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for i, name in enumerate(view.tasks):
+        cells = [
+            f"{part.sharpness_weights[i]:.4f}",
+            f"{part.sharpness_coefficients[i]:.4f}",
+            f"{part.top_eigenvalues[i]:.3g}",
+        ]
+        if kernel:
+            at = kernel.tasks[i]
+            cells += [f"{at.effective_rank:.1f}", f"{at.rotation:.3f}", f"{at.relative_change:.2f}"]
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def figure(view: View, part: FlatnessSection) -> Figure:
+    """Gradient norm per block; sharpness in weights and coefficients and top Hessian eigenvalue per task."""
+    import numpy as np
+
+    from diagnostics.figures import style
+
+    figure = style.new_figure(5.6)
+    top, middle, bottom = figure.subplots(3, 1, gridspec_kw={"height_ratios": [1, 1.1, 1.1]})
+    names = list(part.gradient_per_block)
+    top.barh(range(len(names)), list(part.gradient_per_block.values()), color=style.BLUE, height=0.6)
+    top.set_yticks(range(len(names)), [style.short(n) for n in names])
+    top.invert_yaxis()
+    top.set_xlabel(f"‖∇_b L̂‖ (nats per unit of weight), n = {part.examples} per task")
+    at = np.arange(len(view.tasks))
+    middle.plot(at - 0.08, part.sharpness_weights, "o", color=style.VERMILION, label="in weights")
+    middle.plot(at + 0.08, part.sharpness_coefficients, "s", color=style.GREEN, label="in coefficients")
+    middle.axhline(0, color=style.FAINT, linewidth=0.6)
+    middle.set_ylabel(f"increase at ρ = {part.rho:g}\n(nats), n = {part.examples}")
+    middle.legend(fontsize=8, frameon=False)
+    bottom.plot(at, part.top_eigenvalues, "D", color=style.ORANGE)
+    bottom.set_yscale("log" if min(part.top_eigenvalues) > 0 else "linear")
+    bottom.set_ylabel(f"λ_max of ∇²L̂_t\n(nats/weight²), n = {part.hessian_examples}")
+    style.task_axis(middle, view.tasks, shown=False)
+    style.task_axis(bottom, view.tasks, shown=True)
+    return figure
+
+
+SECTION = Section(
+    kind=FlatnessSection,
+    compute=compute,
+    title="Flatness",
+    link="flatness",
+    table=table,
+    figures={"flatness": Drawn(figure)},
+    late=True,
+)

@@ -12,7 +12,9 @@ Three things make it as tight as (10) allows; each is fixed before the validatio
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +28,8 @@ from bounds.scores import check_scores
 from bounds.types import Blocks, Inputs, Params, take
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.subject import Subject
-from diagnostics.work.cache import digest
-from diagnostics.workspace import Pieces, Workspace
+from diagnostics.work.pieces import Pieces
+from diagnostics.workspace import Workspace
 from merging.task import Task, described
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
@@ -80,21 +82,30 @@ class PriorChoice:
         return PriorChoice(name, priors[name], scale, len(pairs))
 
 
+def obstacle(workspace: Workspace, subject: Subject) -> str:
+    """Why there is no statement (10) on a merge ("" if there is one)."""
+    if subject.artifact.coefficients is None:
+        return f"{subject.artifact.method} is not made of coefficients of the task vectors"
+    if not _is_merge_of_coefficients(workspace, subject):
+        return "the merged weights are not those that the artifact's coefficients make of the task vectors"
+    return ""
+
+
 def certify(workspace: Workspace, subject: Subject, *, unseen: bool) -> tuple[GibbsRow, ...]:
     """Return (10) with the best data-free prior and, if the split is ``unseen`` by the merge, with the prior at λ̂.
 
-    Empty if the merge has no coefficients, or is not their merge. δ is shared by the rows and by the artifacts shown
+    Empty where there is an :func:`obstacle`. δ is shared by the rows and by the artifacts shown
     side by side. Status: certified.
     """
     artifact = subject.artifact
-    if artifact.coefficients is None or not _is_merge_of_coefficients(workspace, subject):
+    if artifact.coefficients is None or obstacle(workspace, subject):
         return ()
     mean = artifact.coefficients.detach().double().cpu()
     free = {name: torch.full_like(mean, 1 / len(mean) if name == "1/T" else float(name)) for name in UNIFORM_PRIORS}
     choices = [PriorChoice.best(free, COEFFICIENT_SCALES, mean)]
     if unseen and not any(torch.equal(mean, prior) for prior in free.values()):
         choices.append(PriorChoice.best({OWN_PRIOR: mean}, (OWN_SCALE,), mean))
-    delta = workspace.settings.delta / len(choices) / len(workspace.subjects)
+    delta = workspace.settings.delta / len(choices) / workspace.models_looked_at
     repeats = [*[1] * (len(choices) - 1), workspace.settings.gibbs_draws]
     return tuple(
         _row(choice, mean, judged_strata(workspace, subject, choice.scale, count), delta)
@@ -146,11 +157,10 @@ def _is_merge_of_coefficients(workspace: Workspace, subject: Subject) -> bool:
 
 def judged_strata(workspace: Workspace, subject: Subject, scale: float, repeats: int) -> list[Stratum]:
     """Judgements of ``repeats`` draws of λ for every validation example, where λ̂ is right and where it is wrong."""
-    key = digest(workspace.key("seed"), subject.key, scale, repeats)
     pieces = workspace.pieces(
         Pieces(
             "gibbs",
-            key,
+            (subject.key, scale, repeats),
             lambda piece: {"wrong": _judge(workspace, subject, scale, piece, repeats)},
             len(workspace.names) * CHUNKS,
         ),
@@ -175,8 +185,7 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
     assert sample.labels is not None
     lam = lam.detach()
     blocks = coefficient_blocks(workspace.vectors, lam, subject.artifact.blocks)
-    seed = int(digest(workspace.settings.seed, scale, piece, repeats)[:12], 16)
-    generator, wrong = torch.Generator().manual_seed(seed), []
+    generator, wrong = torch.Generator().manual_seed(_seed(workspace.settings.seed, scale, piece, repeats)), []
     examples = torch.arange(piece % CHUNKS, len(sample), CHUNKS)
     with torch.no_grad(), differentiable():
         for chosen in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
@@ -186,6 +195,11 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
             check_scores(scores, len(chosen), len(task.class_names), described(task.name, "validation", "randomised"))
             wrong.append(scores.argmax(dim=1).cpu() != sample.labels.cpu()[chosen])
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
+
+
+def _seed(*parts: float) -> int:
+    """Return a seed of its own for every piece's draws. Its text must not change: the published draws rest on it."""
+    return int(hashlib.sha256(json.dumps(["4", parts]).encode()).hexdigest()[:12], 16)
 
 
 def _one(task: Task, theta: Params, example: Inputs) -> Tensor:

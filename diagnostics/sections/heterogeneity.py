@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from bounds.heterogeneity import heterogeneity
 from bounds.types import Estimate
+from diagnostics.figures.numbers import shown
+from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -41,3 +49,55 @@ def compute(workspace: Workspace, subject: Subject) -> HeterogeneitySection:
             heterogeneity(cross, workspace.alpha, workspace.beta),
         )
     return HeterogeneitySection(tables)
+
+
+def table(view: View, part: HeterogeneitySection) -> Table:
+    """H_Q and the experts' own risk, a row per reading."""
+    table = Table(title="Heterogeneity H_Q (1), nats")
+    table.add_column("reading")
+    table.add_column("H_Q", justify="right")
+    table.add_column("own risk, mean of R_jj", justify="right")
+    for reading, cross in part.readings.items():
+        own = sum(row[i] for i, row in enumerate(cross.risk)) / len(cross.risk)
+        table.add_row(reading, shown(cross.heterogeneity), f"{own:.3f}")
+    return table
+
+
+def figure(view: View, part: HeterogeneitySection) -> Figure:
+    """Heat map of R_ij, the risk on task i of expert j's posterior, in f^lin."""
+    import numpy as np
+
+    from diagnostics.figures import style
+
+    table = part.readings["linearised"]
+    risk, count = np.array(table.risk), len(view.tasks)
+    figure = style.new_figure(1.6 + 0.42 * count)
+    axes = figure.subplots()
+    image = axes.pcolormesh(np.arange(count), np.arange(count), risk, cmap="cividis", shading="nearest")
+    axes.set_xticks(range(count), view.tasks, rotation=40, ha="right")
+    axes.set_yticks(range(count), view.tasks)
+    axes.invert_yaxis()
+    axes.set_xlabel("posterior of expert j")
+    axes.set_ylabel("task i")
+    middle = (risk.min() + risk.max()) / 2
+    for i, row in enumerate(risk):
+        for j, value in enumerate(row):
+            colour = "#ffffff" if value < middle else "#000000"
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.spines[:].set_visible(False)
+    n = min(table.examples)
+    bar = figure.colorbar(image, shrink=0.8)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
+    bar.set_label(f"R_ij: cross-entropy (nats), n = {n} per task")
+    return figure
+
+
+SECTION = Section(
+    kind=HeterogeneitySection,
+    compute=compute,
+    title="Cross-risk and heterogeneity",
+    link="cross-risk",
+    table=table,
+    figures={"cross_risk": Drawn(figure, once=True)},  # the cross-risk is the experts': one for all merges
+)

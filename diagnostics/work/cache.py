@@ -16,15 +16,13 @@ from merging import files, records
 from merging.plain import checked, from_plain, to_plain
 from merging.processes import Processes
 
-VERSION = "4"
-"""Part of every key: raise it when the meaning of anything kept changes."""
 SCHEMA = "mergebound.piece/1"
 Data = TypeVar("Data")
 
 
 def digest(*parts: Any) -> str:
-    """Return the hash of plain values (data classes, lists, mappings, numbers, text) and the cache's version."""
-    text = json.dumps([VERSION, to_plain(parts)], sort_keys=True, ensure_ascii=False)
+    """Return the hash of plain values (data classes, lists, mappings, sets, numbers, text)."""
+    text = json.dumps(to_plain(parts), sort_keys=True, ensure_ascii=False, default=sorted)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

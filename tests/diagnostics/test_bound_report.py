@@ -176,21 +176,21 @@ def test_a_report_is_reproducible_and_does_not_depend_on_the_number_of_processes
     assert reports[0] == reports[2]
 
 
-def test_what_is_cached_needs_no_suite_and_changes_nothing(tmp_path):
+def test_what_is_cached_needs_no_suite_of_files_and_changes_nothing(tmp_path):
     suite = toy.build()
     artifact = make(suite)
-    first = build(workspace(suite, artifact, cache=tmp_path / "cache"))
+    first = build(workspace(suite, artifact, cache=tmp_path / "cache", made_of_files=True))
 
     def gone():
         raise AssertionError("the suite was loaded")
 
     subjects = [Subject(artifact.method, "samerging.pt", artifact)]
-    again = build(Workspace(subjects, gone, SMALL, Cache(tmp_path / "cache")))
+    again = build(Workspace(subjects, gone, SMALL, Cache(tmp_path / "cache"), made_of_files=True))
     assert without_times(again) == without_times(first)
     assert again.provenance.seconds == {}
     other = dataclasses.replace(SMALL, seed=1)
     with pytest.raises(AssertionError, match="was loaded"):
-        build(Workspace(subjects, gone, other, Cache(tmp_path / "cache")))
+        build(Workspace(subjects, gone, other, Cache(tmp_path / "cache"), made_of_files=True))
 
 
 def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -387,8 +387,8 @@ def test_two_processes_share_the_work_and_report_the_same(tmp_path):
 
     def numbers(joined=None):
         done = []
-        space = workspace(suite, artifact)
-        space.cache = Cache(tmp_path / "joined" if joined else None, joined or Processes())
+        cache = Cache(tmp_path / "joined" if joined else None, joined or Processes())
+        space = Workspace([Subject(artifact.method, "-", artifact)], lambda: suite, SMALL, cache)
         draw = space._draw
         space._draw = lambda index, sigmas: done.append(index) or draw(index, sigmas)
         plain = to_plain(build(space, ("accuracy", "bound")))

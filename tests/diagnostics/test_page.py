@@ -9,8 +9,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from diagnostics.bound_report import main
+from diagnostics.figures.numbers import number, percent, signed
 from diagnostics.figures.svg import FAINT, INK, PAPER
-from diagnostics.page import number, percent, signed
+from diagnostics.sections.table import SECTIONS as TABLE
 from merging import merge
 from merging.artifact import save
 from merging.suites import toy
@@ -23,10 +24,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--enable-logging=stderr", "--hide-scrollbars",
 )  # fmt: skip
-SECTIONS = (
-    "accuracy", "bound", "heterogeneity", "flatness", "entk", "distillation", "certificates", "sweep", "assumptions",
-    "provenance",
-)  # fmt: skip
+SECTIONS = (*TABLE, "assumptions", "provenance")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -87,7 +85,7 @@ def test_the_page_is_well_formed_and_self_contained(page):
 
 
 def test_sections_come_in_the_promised_order(page):
-    places = [page.index(f'id="{name}"') for name in SECTIONS if name not in ("flatness", "entk")]
+    places = [page.index(f'id="{name}"') for name in SECTIONS]
     assert places == sorted(places)
     assert page.index('class="verdict"') < places[0]
 
@@ -129,10 +127,10 @@ def test_figures_of_merges_no_longer_shown_are_removed_and_nothing_else_is(folde
 
 def test_only_figures_whose_numbers_changed_are_drawn_again(folder, tmp_path, monkeypatch):
     drawn = []
-    from diagnostics import figures
+    from diagnostics.figures import style
 
-    original = figures.draw_figure
-    monkeypatch.setattr(figures, "draw_figure", lambda name, *a: drawn.append(name) or original(name, *a))
+    original = style.as_images
+    monkeypatch.setattr(style, "as_images", lambda draw, name: drawn.append(name[:-2]) or original(draw, name))
     arguments = ["--merged", str(folder / "a.pt"), "--out", str(tmp_path / "r"), *QUICK]
     assert main([*arguments, "--sections", "bound", "accuracy"]) == 0
     assert drawn == ["terms"]

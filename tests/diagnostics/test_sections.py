@@ -194,8 +194,8 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.gibbs == ()
         assert section.gap_to_test is None
         assert section.rows
-        reason = "has no coefficients" if artifact is bare else "is not θ_0 plus its coefficients times"
-        assert f"no (10): the merge {reason}" in section.use
+        reason = "is not made of coefficients" if artifact is bare else "are not those that the artifact's coefficients"
+        assert reason in section.missing["(10), (12) coefficients"]
 
 
 def mean_risk(space, theta):

@@ -53,14 +53,6 @@ def test_it_holds_plain_values_only(tmp_path, artifact):
     assert json.loads(json.dumps(plain)) == plain
 
 
-def test_what_was_used_is_unknown_of_files_that_do_not_say(tmp_path, artifact):
-    assert artifact.used == {"calibration": None}
-    save(artifact, tmp_path / "out.pt")
-    content = torch.load(tmp_path / "out.pt", weights_only=True)
-    torch.save({k: v for k, v in content.items() if k != "used"}, tmp_path / "out.pt")
-    assert load(tmp_path / "out.pt").used is None
-
-
 def test_a_failed_write_leaves_the_old_artifact(tmp_path, artifact, monkeypatch):
     path = tmp_path / "out.pt"
     save(artifact, path)

@@ -1,0 +1,41 @@
+"""Numbers as text, on the terminal and on the page."""
+
+from __future__ import annotations
+
+from bounds.types import Estimate
+
+
+def shown(estimate: Estimate) -> str:
+    """Return a value with its standard error, if it has one."""
+    return f"{estimate.value:.3f} ± {estimate.stderr:.3f}" if estimate.stderr else f"{estimate.value:.3f}"
+
+
+def tau(value: float | None) -> str:
+    """Kendall's τ, or that it is not defined."""
+    return "not defined" if value is None else f"{value:+.2f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with ``digits`` significant figures; a dash for none."""
+    return "–" if value is None or value != value else f"{value:.{digits}g}"
+
+
+def fixed(value: float, digits: int = 3) -> str:
+    """Return a number with ``digits`` decimals."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """Return a rate in per cent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def estimate(value: Estimate) -> str:
+    """Return a value and, if it has one, its standard error, as the page writes them."""
+    text = f"{value.value:.3f}".replace("-", "−")
+    return f"{text} ± {value.stderr:.3f}" if value.stderr else text

@@ -1,0 +1,91 @@
+"""What a section of the report is: its numbers, how to compute them, and how to show them. One file owns all of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from rich.table import Table
+
+from diagnostics.reads import Noted, Reads
+from diagnostics.settings import Settings
+from diagnostics.statements import Assumption
+from diagnostics.subject import Subject
+from diagnostics.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Data = TypeVar("Data")
+Part = TypeVar("Part")
+
+
+class View:
+    """What a section may look at, besides its own numbers, when it is shown: the tasks, the settings, other sections.
+
+    ``label`` is the merge's; ``tasks`` and ``settings`` are the report's. Everything notes in ``reads`` that it was
+    looked at: a kept figure rests on what was noted while it was drawn.
+    """
+
+    def __init__(self, label: str, tasks: Sequence[str], settings: Settings, parts: Mapping[type, Any]) -> None:
+        self._parts = {kind.__name__: part for kind, part in parts.items()}
+        today = {**asdict(settings), **self._parts, "label": label, "tasks": tasks}
+        self.reads = Reads(today.get)
+        self.settings = cast(Settings, Noted(settings, self.reads))
+        self._label, self._tasks = label, tasks
+
+    @property
+    def label(self) -> str:
+        """The merge's label."""
+        self.reads.note(("label",))
+        return self._label
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Names of the tasks."""
+        self.reads.note(("tasks",))
+        return self._tasks
+
+    def part(self, kind: type[Part]) -> Part | None:
+        """Return the section of the same merge with this data class, or None where it was not made."""
+        self.reads.note((kind.__name__,))
+        return self._parts.get(kind.__name__)
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[Data]):
+    """A figure of a section: how it is drawn with matplotlib; ``once`` where it is the same for all merges."""
+
+    draw: Callable[[View, Data], Figure]
+    once: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section(Generic[Data]):
+    """One section of a report, for every merge.
+
+    ``kind`` is the data class of its numbers, made by ``compute``; ``title`` heads it on the page and ``link`` leads to
+    it. Its template NAME.html.j2 lies beside the module of ``compute``. ``table`` shows it on a terminal, ``figures``
+    (name -> figure) on the page. ``sentence`` is its part of the verdict ("" for none), ``assumptions`` are its lines
+    of the ledger, over all merges that have it, and ``missing`` says which statements could not be made, and why.
+    ``late`` sections are computed after the others: what a short budget should buy first comes first.
+    """
+
+    kind: type[Data]
+    compute: Callable[[Workspace, Subject], Data]
+    title: str
+    link: str
+    table: Callable[[View, Data], Table] | None = None
+    figures: Mapping[str, Drawn[Data]] = field(default_factory=dict)
+    sentence: Callable[[View, Data], str] = lambda view, part: ""
+    assumptions: Callable[[Sequence[tuple[View, Data]]], Sequence[Assumption]] = lambda parts: ()
+    missing: Callable[[Data], Mapping[str, str]] = lambda part: {}
+    late: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where its template is."""
+        return Path(str(sys.modules[self.compute.__module__].__file__)).parent

@@ -1,0 +1,31 @@
+"""The table of sections, in the order of the page: a new section is its file, its template and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diagnostics.sections import (
+    accuracy,
+    bound,
+    certificates,
+    distillation,
+    entk,
+    flatness,
+    heterogeneity,
+    sweep,
+)
+from diagnostics.sections.base import Section
+
+SECTIONS: Mapping[str, Section[Any]] = {
+    "accuracy": accuracy.SECTION,
+    "bound": bound.SECTION,
+    "heterogeneity": heterogeneity.SECTION,
+    "flatness": flatness.SECTION,
+    "entk": entk.SECTION,
+    "distillation": distillation.SECTION,
+    "certificates": certificates.SECTION,
+    "sweep": sweep.SECTION,
+}
+
+__all__ = ["SECTIONS", "Section"]
