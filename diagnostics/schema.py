@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diagnostics.cache import write
 from diagnostics.report import SCHEMA, Report
+from diagnostics.work.cache import write
 from merging.plain import json_schema
 from merging.records import DIGEST
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bounds.types import refuse
 from merging.files import write
-from merging.linear_maps import run
+from merging.task_vectors.arithmetic import run
 
 DIGEST = "digest"
 """The field that holds the digest of all others."""
