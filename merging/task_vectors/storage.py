@@ -22,9 +22,9 @@ from torch import Tensor
 
 from bounds.types import Params, refuse
 from merging.files import replacing
-from merging.mapped import NAMES, TYPES, header, read_header, verify
 from merging.records import tensor_digest
 from merging.task_vectors.arithmetic import run
+from merging.task_vectors.mapped import NAMES, TYPES, header, read_header, verify
 
 
 @dataclass(frozen=True)

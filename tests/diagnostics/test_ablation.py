@@ -71,7 +71,7 @@ def test_a_run_that_was_cut_short_is_done_again(tmp_path):
     damaged = next((tmp_path / "runs").iterdir())
     damaged.write_text(damaged.read_text()[:20])
     assert [line.test for line in ablate(suite, command(tmp_path))] == [line.test for line in lines]
-    assert json.loads(damaged.read_text())["accuracy"]
+    assert json.loads(damaged.read_text())["value"]["accuracy"]
 
 
 def line(name, test):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from merging import TaskVectors, mapped, records
+from merging import TaskVectors, records
+from merging.task_vectors import mapped
 from merging.task_vectors.storage import Storage
 from tests.fuzz import _packed, _unpacked
 
