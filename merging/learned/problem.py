@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
+from merging.closed_form.tensors import task_generators
 from merging.execution import Execution
 from merging.learned.settings import LearnedSettings
 from merging.objectives import OBJECTIVES, Objective
@@ -96,11 +97,11 @@ def _folder(execution: Execution) -> Path:
 
 
 def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
-    """Positions of k calibration examples of each task."""
+    """Positions of k calibration examples of each task, from its own generator: other tasks do not matter."""
     examples = settings.examples or min(len(task.calibration) for task in tasks)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generators = task_generators([task.name for task in tasks], settings.seed)
     chosen = []
-    for task in tasks:
+    for task, generator in zip(tasks, generators, strict=True):
         available = len(task.calibration)
         if available < examples:
             refuse(

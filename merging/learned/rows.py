@@ -64,7 +64,7 @@ def _trimmed(
 UNLABELLED = "unlabelled calibration examples"
 ENTROPY = "an expert is not a stationary point of the entropy of its own scores"
 HARD = "an expert is not a stationary point of the cross-entropy to its own most likely classes"
-NO_LAYERS = "the world of the laws has no numbered layers, which this row needs"
+NO_LAYERS = "the world of the laws is a function of two tensors without modules, which this row needs"
 
 ROWS: Mapping[str, Method] = {
     "samerging": Method(
@@ -106,7 +106,7 @@ ROWS: Mapping[str, Method] = {
         prodistill,
         ProDistillSettings,
         "ProDistill with one coefficient per tensor: arXiv 2502.12706",
-        f"{UNLABELLED}; a network of torch modules with numbered layers",
+        f"{UNLABELLED}; a network of torch modules with layers",
         "layers x steps x T batches through the layers up to it (about half a network)",
         dict.fromkeys(
             (
