@@ -95,7 +95,7 @@ def _numbered(names: Sequence[str], above: int = 0) -> dict[str, str]:
 
 
 def _stem(child: str) -> str:
-    """Return what stands before the first number: ``denseblock`` of ``denseblock2``, ``inception`` of ``inception4c``."""
+    """Return what stands before the first number: ``inception`` of ``inception4c``; empty without a number."""
     before, number, _ = re.match(r"(\D*)(\d*)(.*)", child).groups()  # pyright: ignore[reportOptionalMemberAccess]
     return before if number else ""
 

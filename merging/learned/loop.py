@@ -79,6 +79,9 @@ def update(problem: Problem, state: State) -> State:
     descent = problem.perturbation.descend(step)
     state.coefficients.grad = descent.gradient.to(state.coefficients.dtype)
     state.optimizer.step()
+    if settings.clamp:
+        with torch.no_grad():
+            state.coefficients.clamp_(0, 1)
     state.history["loss"].append(float(descent.losses.mean()))
     state.history["perturbation_norm"].append(descent.norm)
     state.history["passes"].append(passes)

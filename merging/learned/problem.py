@@ -121,7 +121,7 @@ def _to(inputs: Inputs, device: str) -> Inputs:
 def evaluate(
     problem: Problem, coefficients: Tensor, batch: Sequence[Tensor], displacement: Displacement | None = None
 ) -> Pass:
-    """Run one pass: losses and the gradients of their mean, at the merge of ``coefficients`` (+ ``displacement``).
+    """Run one pass: losses and gradients of their mean or sum, at the merge of ``coefficients`` (+ ``displacement``).
 
     ``batch[t]`` indexes the examples of task t. The merged weights are made here, from what they derive from; all tasks
     of this process are back-propagated into them, ∇_θ L is contracted with the task vectors once, ∇_λ L =
@@ -147,16 +147,17 @@ def evaluate(
 
 
 def _backward(problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses [T] and ∇_θ of their mean over all T tasks, of the tasks of this process (zero for the others)."""
+    """Losses [T] and ∇_θ of their mean or sum over all T tasks, of this process's tasks (zero for the others)."""
     leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
     losses = torch.zeros(len(batch), dtype=problem.task_vectors.dtype, device=problem.execution.device)
+    count = len(batch) if problem.settings.reduction == "mean" else 1
     with problem.execution.passes():  # one context for the whole pass: weights are cast once, never kept for the next
         for task, (forward, inputs, index) in enumerate(zip(problem.forwards, problem.inputs, batch, strict=True)):
             if not problem.execution.processes.mine(task):
                 continue
             scores = forward(leaf, take(inputs, index)).to(losses.dtype)
             loss = problem.objective(scores, problem.teacher_scores[task][index], problem.settings.temperature)
-            (loss / len(batch)).backward()
+            (loss / count).backward()
             losses[task] = loss.detach()
     zero = {name: torch.zeros((), dtype=value.dtype, device=value.device) for name, value in theta.items()}
     return losses, {
