@@ -61,10 +61,10 @@ def differentiable() -> Iterator[None]:
 
 
 _DATA_DEPENDENT = (
-    "vmap: It looks like you're attempting to use a Tensor in some data-dependent control flow",
-    "vmap: It looks like you're calling .item() on a Tensor",
+    "attempting to use a Tensor in some data-dependent control flow",
+    "calling .item() on a Tensor",
 )
-"""How PyTorch's message begins when a function under vmap looks at the values of its tensors."""
+"""What PyTorch's message says when a function under vmap looks at the values of its tensors."""
 
 
 def vmap_or_loop(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -80,7 +80,7 @@ def vmap_or_loop(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return torch.vmap(function)(*arguments)
     except RuntimeError as error:
-        if not str(error).startswith(_DATA_DEPENDENT):
+        if not any(text in str(error) for text in _DATA_DEPENDENT):
             raise
     flat, spec = tree_flatten(arguments)
     results = [tree_flatten(function(*tree_unflatten([leaf[i] for leaf in flat], spec))) for i in range(len(flat[0]))]
