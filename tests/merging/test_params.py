@@ -7,7 +7,7 @@ from torch import nn
 from merging import merge
 from merging.learned.layerwise import find_layers
 from merging.params import partition
-from tests.merging.test_learned_rows import layered
+from tests.merging.learned.test_rows import layered
 
 
 def blocks(*names):
