@@ -16,10 +16,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bounds.types import Blocks, Forward, Inputs, Params, leaves, refuse, take
 
@@ -56,6 +58,34 @@ def differentiable() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+_DATA_DEPENDENT = (
+    "attempting to use a Tensor in some data-dependent control flow",
+    "calling .item() on a Tensor",
+)
+"""What PyTorch's message says when a function under vmap looks at the values of its tensors."""
+
+
+def vmap_or_loop(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return ``torch.vmap(function)(*arguments)``, by a loop where the function branches on its data.
+
+    The mask code of transformers does (``mask.all()``), which vmap cannot follow. A loop over the first axis gives the
+    same numbers, to rounding, and is taken only after vmap was refused for that reason; every other error is raised.
+
+    Args:
+        function: of tensors, or of containers of them, without their first axis.
+        arguments: tensors or (nested) containers of them, all with the same first axis.
+    """
+    try:
+        return torch.vmap(function)(*arguments)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _DATA_DEPENDENT):
+            raise
+    flat, spec = tree_flatten(arguments)
+    results = [tree_flatten(function(*tree_unflatten([leaf[i] for leaf in flat], spec))) for i in range(len(flat[0]))]
+    columns = zip(*(leaves_ for leaves_, _ in results), strict=True)
+    return tree_unflatten([torch.stack(column) for column in columns], results[0][1])
 
 
 class _Applied(nn.Module):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bounds.autodiff import batches, parameter_bytes
+from bounds.autodiff import batches, parameter_bytes, vmap_or_loop
 from bounds.types import Forward, Inputs, Params, leaves, refuse, take
 
 BATCH_SIZE = 32
@@ -76,7 +76,7 @@ def row_function(
 
     if vectorize:
         alone = _map(inputs, lambda tensor: tensor.unsqueeze(1))
-        return lambda cotangents: torch.vmap(pull)(alone, cotangents)
+        return lambda cotangents: vmap_or_loop(pull, alone, cotangents)
     vjp = vjp_of(inputs)
 
     def rows(cotangents: Tensor) -> dict[str, Tensor]:

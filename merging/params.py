@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -13,15 +15,28 @@ from bounds.types import Blocks, Params, refuse
 Granularity: TypeAlias = Literal["task", "block", "tensor"]
 """One coefficient per task, per task and transformer block, or per task and parameter tensor."""
 
-_LAYER = re.compile(r"^(.*?(?:resblocks|layers?|blocks|h)\.\d+)\.")
+_NUMBER = re.compile(r"(?:.*[_-])?\d+")
+"""A component that is a number or ends in one after _ or -: ``3``, ``encoder_layer_3``, ``block1-0``."""
+
+OUTSIDE = ("stem", "top")
+"""Blocks of the tensors that belong to no module of their own: before the last block, and after it."""
 
 
 def partition(params: Params, granularity: Granularity) -> Blocks:
-    """Partition the parameters, in order, into named blocks.
+    """Partition the parameters, in order of first appearance, into named blocks.
 
-    ``task``: one block ``model``. ``tensor``: one per tensor. ``block``: one per numbered layer (``resblocks.3``,
-    ``layers.3``, ``h.3``, ...); consecutive tensors outside layers form the blocks ``stem`` (before the first layer)
-    and ``top`` (after it).
+    ``task``: one block ``model``. ``tensor``: one per tensor. ``block``: by the module tree that the dotted names
+    spell, for any network:
+
+    1. One block per numbered module, the outermost on a tensor's path: ``resblocks.3``, ``h.3``, ``features.3``,
+       ``encoder_layer_3``, and modules of one parent whose names are alike up to a number (``denseblock1`` and
+       ``denseblock2``, ``inception4a`` and ``inception4b``). Where such a named one holds nothing but numbered
+       modules, these are the blocks (``layer1.0``, ``layer1.1``).
+    2. Without numbered modules: one block per outermost module, that is per child of the module that holds everything.
+    3. Tensors outside these modules form the blocks ``stem`` (before the last block) and ``top`` (after it).
+
+    A network that is one numbered module is divided in the same way within it, so that a network of several modules is
+    never one block. One exception: two tensors without a numbered module stay together as ``top``.
 
     Raises:
         InputError: unknown granularity.
@@ -37,13 +52,63 @@ def partition(params: Params, granularity: Granularity) -> Blocks:
             got=repr(granularity),
             cure="choose one",
         )
+    owners = _numbered(tuple(params)) or _children(tuple(params))
+    last_owned = max((i for i, name in enumerate(params) if name in owners), default=-1)
     blocks: dict[str, list[str]] = {}
-    last_layer = max((i for i, name in enumerate(params) if _LAYER.match(name)), default=-1)
     for i, name in enumerate(params):
-        layer = _LAYER.match(name)
-        block = layer.group(1) if layer else ("stem" if i < last_layer else "top")
-        blocks.setdefault(block, []).append(name)
+        blocks.setdefault(owners.get(name, OUTSIDE[i > last_owned]), []).append(name)
     return {block: tuple(names) for block, names in blocks.items()}
+
+
+def _numbered(names: Sequence[str], above: int = 0) -> dict[str, str]:
+    """Tensor -> the outermost numbered module it lies in, not counting the first ``above`` modules of its path.
+
+    Where one such module holds the whole network and further modules, those within it are looked at.
+    """
+    children: dict[str, set[str]] = {}
+    for name in names:
+        *modules, _ = name.split(".")
+        for depth, child in enumerate(modules):
+            children.setdefault(".".join(modules[:depth]), set()).add(child)
+    alike = {parent: Counter(map(_stem, found)) for parent, found in children.items()}
+
+    def is_numbered(parent: str, child: str) -> bool:
+        return _NUMBER.fullmatch(child) is not None or (_stem(child) != "" and alike[parent][_stem(child)] > 1)
+
+    def is_row(parent: str, child: str) -> bool:
+        """Whether the module is a mere row of numbered modules, as nn.Sequential in ``layer1.0``."""
+        inner = children.get(f"{parent}.{child}".lstrip("."), set())
+        return not child.isdigit() and bool(inner) and all(map(_NUMBER.fullmatch, inner))
+
+    owners = {}
+    for name in names:
+        *modules, _ = name.split(".")
+        for depth, child in enumerate(modules):
+            parent = ".".join(modules[:depth])
+            if depth >= above and is_numbered(parent, child) and not is_row(parent, child):
+                owners[name] = ".".join(modules[: depth + 1])
+                break
+    found = set(owners.values())
+    if len(found) == 1 and len(owners) == len(names) and len({name.rpartition(".")[0] for name in names}) > 1:
+        return _numbered(names, found.pop().count(".") + 1)
+    return owners
+
+
+def _stem(child: str) -> str:
+    """Return what stands before the first number: ``inception`` of ``inception4c``; empty without a number."""
+    before, number, _ = re.match(r"(\D*)(\d*)(.*)", child).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return before if number else ""
+
+
+def _children(names: Sequence[str]) -> dict[str, str]:
+    """Tensor -> the child it lies in of the innermost module that holds all of them; empty for two tensors."""
+    if len(names) < 3:
+        return {}
+    paths = [name.split(".")[:-1] for name in names]
+    depth = 0
+    while all(len(path) > depth and path[depth] == paths[0][depth] for path in paths):
+        depth += 1
+    return {name: ".".join(path[: depth + 1]) for name, path in zip(names, paths, strict=True) if len(path) > depth}
 
 
 def check_partition(

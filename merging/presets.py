@@ -22,6 +22,7 @@ _RELEASED: Mapping[str, Any] = {
     "objective": "kl",
     "temperature": 2.0,
     "granularity": "tensor",
+    "reduction": "sum",
     "optimizer": "adam",
     "average": "none",
     "learning_rate": 1e-3,
@@ -33,8 +34,8 @@ _RELEASED: Mapping[str, Any] = {
     "steps": 1000,
     "examples": None,
 }
-"""Adam, L2 on λ, KL(expert ‖ merge) at temperature 2 without its square, one λ per tensor, λ = 0 at the start, no
-clamp, 100 batches of 16 made once, 10 times through."""
+"""Adam, L2 on λ, KL(expert ‖ merge) at temperature 2 without its square, one λ per tensor, the tasks' losses added up,
+λ = 0 at the start, no clamp, 100 batches of 16 made once, 10 times through."""
 
 PRESETS: Mapping[str, Mapping[str, Preset]] = {
     "samerging": {
@@ -50,8 +51,9 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
     },
     "adamerging": {
         "paper": Preset(
-            {"steps": 500, "batch": 16, "examples": None},
-            "the paper's settings; " + _SPLIT,
+            {"steps": 500, "batch": 16, "examples": None, "reduction": "sum", "clamp": True},
+            "the paper's settings with λ kept in [0, 1] as in its code, which takes two batches of each task in a step "
+            "(here one); " + _SPLIT,
         ),
     },
 }

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bounds.autodiff import differentiable
+from bounds.autodiff import differentiable, vmap_or_loop
 from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
 from bounds.scores import check_scores
 from bounds.types import Blocks, Inputs, Params, take
@@ -191,7 +191,7 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
         for chosen in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
             noise = torch.randn(len(chosen), *lam.shape, generator=generator, dtype=lam.dtype)
             thetas = merged_draws(workspace.vectors, (lam.cpu() + scale * noise).to(workspace.device), blocks)
-            scores = torch.func.vmap(partial(_one, task))(thetas, take(sample.inputs, chosen.to(workspace.device)))
+            scores = vmap_or_loop(partial(_one, task), thetas, take(sample.inputs, chosen.to(workspace.device)))
             check_scores(scores, len(chosen), len(task.class_names), described(task.name, "validation", "randomised"))
             wrong.append(scores.argmax(dim=1).cpu() != sample.labels.cpu()[chosen])
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bounds.autodiff import chunk_size, differentiable, memory_budget, parameter_bytes
+from bounds.autodiff import chunk_size, differentiable, memory_budget, parameter_bytes, vmap_or_loop
 from bounds.types import Inputs, Params, take
 from merging.learned import Problem
 
@@ -107,7 +107,7 @@ def _pulled(
         return scores, cotangents, torch.vmap(vjp)(cotangents.to(scores.dtype))[0]
 
     with differentiable():
-        scores, cotangents, gradients = torch.vmap(pull)(inputs, targets)
+        scores, cotangents, gradients = vmap_or_loop(pull, inputs, targets)
     return Rows(scores.double(), cotangents, _contracted(problem, gradients))
 
 

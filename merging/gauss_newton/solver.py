@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
+from merging.closed_form.tensors import task_generators
 from merging.gauss_newton.linearised import (
     Convex,
     Linearisation,
@@ -66,8 +67,8 @@ def init(problem: Problem, settings: TangentSettings) -> State:
     tasks = len(problem.task_vectors)
     value = 1 / tasks if settings.init is None else settings.init
     flat = torch.full((tasks * len(problem.blocks),), value, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(settings.seed + 1)
-    orders = [torch.randperm(settings.examples, generator=generator) for _ in range(tasks)]
+    generators = task_generators(problem.task_vectors.names, settings.seed + 1)
+    orders = [torch.randperm(settings.examples, generator=generator) for generator in generators]
     return State(flat, settings.damping, blank(problem), orders)
 
 

@@ -1,9 +1,10 @@
-"""Distillation layer by layer: each numbered layer of the merge learns the outputs of the experts' layer.
+"""Distillation layer by layer: each layer of the merge learns the outputs of the experts' layer.
 
 Where a layer's output is found: a ``Forward`` is opaque, but one made by ``bounds.autodiff.functional`` runs its module
 with the very tensors it was given as parameters. A forward hook on all modules therefore recognises the layer by the
-identity of its tensors, hands its output out and ends the pass there (later layers are not run). A function without
-modules, or a model without numbered layers, has no such place and is refused.
+identity of its tensors, hands its output out and ends the pass there (later layers are not run). The layers are the
+blocks of ``merging.params.partition`` that are modules. A function without modules, or a block that no module's call
+computes, has no such place and is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +19,10 @@ from bounds.types import Forward, Inputs, Params, leaves, refuse, take
 from merging.learned.loop import init, learned, update
 from merging.learned.problem import Problem, prepare
 from merging.learned.settings_rows import ProDistillSettings
-from merging.params import partition
+from merging.params import OUTSIDE, partition
 from merging.rows import Merge, Progress
 from merging.task import Task, score
 from merging.task_vectors import TaskVectors, merged
-
-OUTSIDE = ("stem", "top")
-"""Blocks of the partition that are no numbered layers."""
 
 
 class _Reached(Exception):
@@ -68,15 +66,15 @@ def layer_output(forward: Forward, names: Sequence[str]) -> Forward:
 _CURE = "use a model of torch modules with the batch first (bounds.autodiff.functional), or another method"
 
 
-def numbered_layers(params: Params) -> Mapping[str, Sequence[str]]:
-    """Return layer -> names of its tensors, in order.
+def find_layers(params: Params) -> Mapping[str, Sequence[str]]:
+    """Return layer -> names of its tensors, in order: the blocks of :func:`merging.params.partition` without its rest.
 
     Raises:
-        InputError: no numbered layers (``resblocks.3``, ``layers.3``, ``h.3``, ...).
+        InputError: a model whose names spell no modules to go through one after the other.
     """
     layers = {block: names for block, names in partition(params, "block").items() if block not in OUTSIDE}
     if not layers:
-        refuse("model", expected="numbered layers such as layers.0", got=f"tensors {list(params)[:3]}", cure=_CURE)
+        refuse("model", expected="layers: modules such as layers.0", got=f"tensors {list(params)[:3]}", cure=_CURE)
     return layers
 
 
@@ -86,10 +84,10 @@ def prodistill(
     """Distil layer after layer, each with its own optimiser: min over λ^l of the mean ‖h_l(merge) - h_l(expert t)‖².
 
     The merged layer is fed by the merged layers before it, the expert's by the expert's (as in the published code).
-    Tensors outside numbered layers keep the initial coefficient (there: a fixed one). Difference from the paper: one
+    Tensors outside the layers keep the initial coefficient (there: a fixed one). Difference from the paper: one
     coefficient per tensor (or layer) and task, where it learns one per entry. Source: Xu et al. 2025, arXiv 2502.12706.
     """
-    layers = numbered_layers(task_vectors.base)
+    layers = find_layers(task_vectors.base)
     problem = prepare(task_vectors, tasks, settings)
     coefficients = init(problem).coefficients.detach().clone()
     columns = {block: column for column, block in enumerate(problem.blocks)}

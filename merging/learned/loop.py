@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
+from merging.closed_form.tensors import task_generators
 from merging.learned.objectives import Objective
 from merging.learned.optimizers import OPTIMIZERS, remember
 from merging.learned.perturbations import Displacement, Pass, Step
@@ -19,7 +20,7 @@ HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
 
 @dataclass
 class State:
-    """What changes: λ [T, L] inside its optimiser, generator of batches and noise, the row's memory, history.
+    """What changes: λ [T, L] inside its optimiser, generator of noise, the row's memory, history.
 
     The history has one number per step: ``loss`` (mean over tasks, at λ), ``perturbation_norm``, ``passes`` (examples
     that went forward and backward since the first step) and ``bytes_sent`` (to other processes in the step).
@@ -78,6 +79,9 @@ def update(problem: Problem, state: State) -> State:
     descent = problem.perturbation.descend(step)
     state.coefficients.grad = descent.gradient.to(state.coefficients.dtype)
     state.optimizer.step()
+    if settings.clamp:
+        with torch.no_grad():
+            state.coefficients.clamp_(0, 1)
     state.history["loss"].append(float(descent.losses.mean()))
     state.history["perturbation_norm"].append(descent.norm)
     state.history["passes"].append(passes)
@@ -93,10 +97,15 @@ def learned(state: State) -> Tensor:
 
 
 def _batch(problem: Problem, state: State) -> list[Tensor]:
-    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches."""
+    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches.
+
+    A draw depends on the seed, the task's name and the step alone, so that neither the order of the tasks nor a
+    checkpoint's place matters.
+    """
     settings, sizes = problem.settings, [len(teacher) for teacher in problem.teacher_scores]
     if not settings.cached:
-        return [torch.randperm(size, generator=state.generator)[: settings.batch] for size in sizes]
+        own = task_generators([f"{name}, step {state.step}" for name in problem.task_vectors.names], settings.seed + 1)
+        return [torch.randperm(size, generator=g)[: settings.batch] for size, g in zip(sizes, own, strict=True)]
     start = state.step % settings.cached * settings.batch
     return [torch.arange(start, start + settings.batch) % size for size in sizes]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
+from merging.closed_form.tensors import task_generators
 from merging.execution import Execution
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
@@ -90,11 +91,11 @@ def _folder(execution: Execution) -> Path:
 
 
 def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
-    """Positions of k calibration examples of each task."""
+    """Positions of k calibration examples of each task, from its own generator: other tasks do not matter."""
     examples = settings.examples or min(len(task.calibration) for task in tasks)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generators = task_generators([task.name for task in tasks], settings.seed)
     chosen = []
-    for task in tasks:
+    for task, generator in zip(tasks, generators, strict=True):
         available = len(task.calibration)
         if available < examples:
             refuse(
@@ -114,7 +115,7 @@ def _to(inputs: Inputs, device: str) -> Inputs:
 def evaluate(
     problem: Problem, coefficients: Tensor, batch: Sequence[Tensor], displacement: Displacement | None = None
 ) -> Pass:
-    """Run one pass: losses and the gradients of their mean, at the merge of ``coefficients`` (+ ``displacement``).
+    """Run one pass: losses and gradients of their mean or sum, at the merge of ``coefficients`` (+ ``displacement``).
 
     ``batch[t]`` indexes the examples of task t. The merged weights are made here, from what they derive from; all tasks
     of this process are back-propagated into them, ∇_θ L is contracted with the task vectors once, ∇_λ L =
@@ -140,16 +141,17 @@ def evaluate(
 
 
 def _backward(problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses [T] and ∇_θ of their mean over all T tasks, of the tasks of this process (zero for the others)."""
+    """Losses [T] and ∇_θ of their mean or sum over all T tasks, of this process's tasks (zero for the others)."""
     leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
     losses = torch.zeros(len(batch), dtype=problem.task_vectors.dtype, device=problem.execution.device)
+    count = len(batch) if problem.settings.reduction == "mean" else 1
     with problem.execution.passes():  # one context for the whole pass: weights are cast once, never kept for the next
         for task, (forward, inputs, index) in enumerate(zip(problem.forwards, problem.inputs, batch, strict=True)):
             if not problem.execution.processes.mine(task):
                 continue
             scores = forward(leaf, take(inputs, index)).to(losses.dtype)
             loss = problem.objective(scores, problem.teacher_scores[task][index], problem.settings.temperature)
-            (loss / len(batch)).backward()
+            (loss / count).backward()
             losses[task] = loss.detach()
     zero = {name: torch.zeros((), dtype=value.dtype, device=value.device) for name, value in theta.items()}
     return losses, {

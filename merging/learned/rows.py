@@ -63,7 +63,7 @@ def _trimmed(
 
 ENTROPY = "an expert is not a stationary point of the entropy of its own scores"
 HARD = "an expert is not a stationary point of the cross-entropy to its own most likely classes"
-NO_LAYERS = "the world of the laws has no numbered layers, which this row needs"
+NO_LAYERS = "the world of the laws is a function of two tensors without modules, which this row needs"
 
 ROWS: Mapping[str, Method] = {
     "samerging": Method(
@@ -107,7 +107,7 @@ ROWS: Mapping[str, Method] = {
         "ProDistill with one coefficient per tensor: arXiv 2502.12706",
         CALIBRATION,
         "layers x steps x T batches through the layers up to it (about half a network)",
-        "a network of torch modules with numbered layers",
+        "a network of torch modules with layers",
         dict.fromkeys(
             (
                 "one task",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from bounds.types import refuse
 from merging.learned.objectives import OBJECTIVES
@@ -51,6 +51,10 @@ class LearnedSettings:
     """Learning rate on λ."""
     weight_decay: float = 0.0
     """Weight decay on λ (L2 for adam and sgd, decoupled for adamw)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """How the tasks' losses become one: their mean, or their sum, against which the same weight decay is weaker."""
+    clamp: bool = False
+    """Keep every coefficient in [0, 1] after each step."""
     temperature: float = 1.0
     """Temperature u of the distillation: scores are divided by it on both sides."""
     init: float | None = None
@@ -65,6 +69,7 @@ class LearnedSettings:
             ("optimizer", OPTIMIZERS),
             ("average", ("none", *AVERAGES)),
             ("granularity", get_args(Granularity)),
+            ("reduction", ("mean", "sum")),
         )
         for name, table in rows:
             if getattr(self, name) not in table:

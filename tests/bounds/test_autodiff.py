@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bounds import autodiff
+from bounds.autodiff import vmap_or_loop
 from bounds.types import InputError
 from tests import oracles
 
@@ -222,3 +223,22 @@ def test_other_weights_do_not_run_with_the_running_statistics_of_the_module(laye
         forward(moved, torch.randn(5, 3))
     forward, params = autodiff.functional(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)))
     assert forward({name: value + 1 for name, value in params.items()}, torch.randn(5, 3)).shape == (5, 4)
+
+
+def test_a_function_that_branches_on_its_data_is_looped_over_and_others_are_not():
+    calls = []
+
+    def branching(x, y):
+        calls.append(1)
+        return {"sum": x["a"] + y, "sign": -x["a"] if bool((x["a"] > 0).all()) else x["a"]}
+
+    x, y = {"a": torch.randn(4, 3)}, torch.randn(4, 3)
+    found = vmap_or_loop(branching, x, y)
+    assert len(calls) == 1 + 4
+    assert torch.equal(found["sum"], x["a"] + y)
+    assert torch.equal(found["sign"], torch.stack([branching({"a": v}, v)["sign"] for v in x["a"]]))
+    calls.clear()
+    assert torch.equal(vmap_or_loop(lambda v: calls.append(1) or v.sum(), y), y.sum(1))
+    assert len(calls) == 1
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        vmap_or_loop(lambda v: v + torch.zeros(2), y)

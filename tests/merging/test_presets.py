@@ -19,7 +19,7 @@ STEPS = 60
 
 
 def published_code(suite, inputs, steps):
-    """SAMerging as it was released, in a few lines: λ is the leaf, the merge is rebuilt by plain autograd."""
+    """SAMerging as it was released, in a few lines: λ is the leaf, every task's loss is back-propagated undivided."""
     base, deltas = suite.task_vectors.base, suite.task_vectors.deltas
     coefficients = torch.zeros(len(deltas), len(base), dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([coefficients], lr=1e-3, weight_decay=5e-4)
@@ -28,15 +28,13 @@ def published_code(suite, inputs, steps):
             name: value + sum(coefficients[t, i] * delta[name] for t, delta in enumerate(deltas))
             for i, (name, value) in enumerate(base.items())
         }
-        loss = torch.zeros((), dtype=torch.float64)
+        adam.zero_grad()
         for t, task in enumerate(suite.tasks):
             batch = inputs[t][[(16 * step + i) % len(inputs[t]) for i in range(16)]]
             expert = {name: value + deltas[t][name] for name, value in base.items()}
             teacher = (task.forward(expert, batch) / 2).softmax(dim=1)
             student = (task.forward(merge, batch) / 2).softmax(dim=1)
-            loss = loss + F.kl_div(student.log(), teacher, reduction="batchmean")
-        adam.zero_grad()
-        (loss / len(deltas)).backward()
+            F.kl_div(student.log(), teacher, reduction="batchmean").backward(retain_graph=True)
         adam.step()
     return coefficients.detach()
 
@@ -61,12 +59,20 @@ def test_released_is_the_published_codes_trajectory():
 
 
 @pytest.mark.parametrize(
-    "change", [{"weight_decay": 0.0}, {"temperature": 1.0}, {"init": 0.1}, {"batch": 8}, {"perturbation": "weights"}]
+    "change",
+    [
+        {"weight_decay": 0.0},
+        {"reduction": "mean"},
+        {"temperature": 1.0},
+        {"init": 0.1},
+        {"batch": 8},
+        {"perturbation": "weights"},
+    ],
 )
 def test_every_setting_of_released_matters(change):
     _, _, coefficients = run("released")
     _, _, other = run("released", **change)
-    assert float((coefficients - other).abs().max()) > 1e-6
+    assert float((coefficients - other).abs().max()) > 1e-8, "the trajectory is compared at 1e-12"
 
 
 def test_the_papers_perturbation_is_exactly_0_in_the_first_step_and_acts_afterwards():
@@ -78,6 +84,16 @@ def test_the_papers_perturbation_is_exactly_0_in_the_first_step_and_acts_afterwa
     largest = float(coefficients.abs().max())
     assert max(norms) <= 0.07 * largest * 1.5, "of the order of rho times the coefficients"
     assert not torch.equal(coefficients, released)
+
+
+def test_the_clamp_keeps_coefficients_between_0_and_1():
+    settings = {**presets.find("adamerging", "paper").settings, "steps": 4, "init": 0.99, "learning_rate": 0.05}
+    suite = toy.build(overlap=0.4)
+    found = merge("adamerging", suite.task_vectors, suite.tasks, **settings).coefficients
+    free = merge("adamerging", suite.task_vectors, suite.tasks, **{**settings, "clamp": False}).coefficients
+    assert found is not None
+    assert free is not None
+    assert 0 <= float(found.min()) <= float(found.max()) == 1.0 < float(free.max())
 
 
 def test_cached_batches_come_round_again():

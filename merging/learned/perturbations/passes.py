@@ -24,7 +24,7 @@ class Displacement:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass returns: loss per task [T], ∇_λ [T, L] and ∇_θ of their mean."""
+    """What a pass returns: loss per task [T], ∇_λ [T, L] and ∇_θ of their mean (or sum: ``reduction``)."""
 
     losses: Tensor
     coefficients: Tensor

@@ -11,7 +11,7 @@ from bounds.autodiff import functional
 from bounds.types import InputError, Sample
 from merging import Task, TaskVectors, learned, merge, merged
 from merging.execution import Execution
-from merging.learned.layerwise import layer_output, numbered_layers
+from merging.learned.layerwise import find_layers, layer_output
 from merging.learned.trimming import trimmed
 from merging.params import partition
 from merging.suites import toy
@@ -33,10 +33,10 @@ class Network(nn.Module):
         return self.last(hidden)
 
 
-def layered(tasks=2, move=("layers",)):
+def layered(tasks=2, move=("layers",), network: type[nn.Module] = Network):
     """Experts that differ from the base in the tensors whose names start with one of ``move``."""
     generator = torch.Generator().manual_seed(0)
-    forward, base = functional(Network().double())
+    forward, base = functional(network().double())
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -51,11 +51,11 @@ def layered(tasks=2, move=("layers",)):
 def test_the_output_of_a_layer_is_found_by_its_tensors_and_later_layers_do_not_run():
     vectors, tasks = layered()
     x, base = torch.randn(6, 4, dtype=torch.float64), vectors.base
-    for index, names in enumerate(numbered_layers(base).values()):
+    for index, names in enumerate(find_layers(base).values()):
         # the innermost module that holds exactly the layer's tensors is the Linear: the Tanh after it has none
         assert torch.allclose(layer_output(tasks[0].forward, names)(base, x), output_before_tanh(base, x, index))
     broken = {**base, "last.weight": torch.full_like(base["last.weight"], float("nan"))}
-    assert torch.isfinite(layer_output(tasks[0].forward, numbered_layers(base)["layers.1"])(broken, x)).all()
+    assert torch.isfinite(layer_output(tasks[0].forward, find_layers(base)["layers.1"])(broken, x)).all()
     assert not torch.isfinite(tasks[0].forward(broken, x)).all()
 
 
@@ -87,7 +87,7 @@ def test_prodistill_minimises_the_layers_squared_error_and_feeds_the_merged_laye
     problem = learned.prepare(vectors, tasks, learned.LearnedSettings(**settings))
     columns = {block: column for column, block in enumerate(partition(vectors.base, "tensor"))}
     coefficients = torch.full((2, len(columns)), 0.3, dtype=torch.float64)
-    for stage, names in enumerate(numbered_layers(vectors.base).values()):
+    for stage, names in enumerate(find_layers(vectors.base).values()):
         chosen = [columns[name] for name in names]
         leaf = coefficients[:, chosen].clone().requires_grad_()
         adam = torch.optim.Adam([leaf], lr=0.03)
@@ -125,7 +125,7 @@ class SequenceFirst(Network):
 
 def test_prodistill_refuses_what_it_cannot_find_layers_in():
     suite = toy.build()
-    with pytest.raises(InputError, match=r"numbered layers such as layers\.0"):
+    with pytest.raises(InputError, match=r"layers: modules such as layers\.0"):
         merge("prodistill", suite.task_vectors, suite.tasks)
     forward, base = functional(SequenceFirst().double())
     _, tasks = layered()
