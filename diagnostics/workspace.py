@@ -26,7 +26,7 @@ from diagnostics.identity import suite_content
 from diagnostics.merge_terms import NetworkAtPoint
 from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.pieces import Keeper, Pieces
-from diagnostics.reads import Noted, Reads, made_once
+from diagnostics.reads import Noted, Reads, made_once, unnoted
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
 from diagnostics.workers import Track, warm_up
@@ -74,6 +74,7 @@ class Workspace:
         Raises:
             InputError: weights α off the simplex.
         """
+        settings = unnoted(settings)
         self.subjects, self.load, self.plain_settings = subjects, load, settings
         self.workers, self.device, self.made_of_files = workers, device, made_of_files
         count = len(self.names)

@@ -342,3 +342,14 @@ SECTION = Section(
     figures={"sweep": Drawn(figure), "controls": Drawn(controls)},
     sentence=sentence,
 )
+
+__all__ = [
+    "SECTION",
+    "Local",
+    "SweepPath",
+    "SweepSection",
+    "expert_direction",
+    "merge_direction",
+    "random_direction",
+    "sweep",
+]
