@@ -69,7 +69,7 @@ class Noted:
         return value
 
 
-def unnoted(value: Value) -> Value:
+def unnoted(value: Any) -> Any:
     """Return the object behind a :class:`Noted`, or the object itself: settings of one report may serve another."""
     return value._target if isinstance(value, Noted) else value
 

@@ -343,13 +343,4 @@ SECTION = Section(
     sentence=sentence,
 )
 
-__all__ = [
-    "SECTION",
-    "Local",
-    "SweepPath",
-    "SweepSection",
-    "expert_direction",
-    "merge_direction",
-    "random_direction",
-    "sweep",
-]
+__all__ = ["Local", "SweepSection", "expert_direction", "merge_direction", "random_direction", "sweep"]
