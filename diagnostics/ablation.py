@@ -23,9 +23,9 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
-from diagnostics.cache import Cache, digest, write
 from diagnostics.identity import code_of
 from diagnostics.plain import to_plain
+from diagnostics.work.cache import Cache, digest, write
 from merging import merge, suites
 from merging.commands import console, run, track
 from merging.suites import Suite

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bounds.types import Params, Sample
-from diagnostics.cache import digest, digest_params
+from diagnostics.work.cache import digest, digest_params
 from merging.suites import Suite
 from merging.task import Task, score
 

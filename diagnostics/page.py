@@ -10,14 +10,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from diagnostics.cache import Cache
 from diagnostics.figures import numbers
-from diagnostics.path import SweepPoint
-from diagnostics.pieces import Keeper, Pieces
+from diagnostics.figures.svg import Drawing, on_page
 from diagnostics.report import Report, settings_table, view_of
 from diagnostics.sections.base import Drawn, View
 from diagnostics.sections.table import SECTIONS
-from diagnostics.svg import Drawing, on_page
+from diagnostics.terms.path import SweepPoint
+from diagnostics.work.cache import Cache
+from diagnostics.work.pieces import Keeper, Pieces
 
 _FOLDER = Path(__file__).parent / "templates"
 _NUMBERS = (numbers.number, numbers.estimate, numbers.percent, numbers.signed, numbers.fixed)

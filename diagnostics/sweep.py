@@ -22,12 +22,12 @@ import tyro
 
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
-from diagnostics.cache import write
-from diagnostics.figure_files import write_figures
+from diagnostics.figures.figure_files import write_figures
 from diagnostics.plain import to_plain
 from diagnostics.sections.directions import Direction, Mode, expert_direction, merge_direction, random_direction
 from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_table, sweep
 from diagnostics.settings import Settings
+from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
 

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from diagnostics.svg import FAINT, INK, PAPER, Drawing, element
+from diagnostics.figures.svg import FAINT, INK, PAPER, Drawing, element
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bounds.types import Estimate, weighted_sum
-from diagnostics.linear_world import losses
 from diagnostics.sections.base import Section, View
 from diagnostics.sections.certificates import CertificateSection
 from diagnostics.subject import Subject
+from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
-from merging.evaluation import MODELS, TaskRow, accuracy_table, mean
+from merging.commands.evaluation import MODELS, TaskRow, accuracy_table, mean
 from merging.task import accuracy, cross_entropy
 
 

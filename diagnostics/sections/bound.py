@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bounds.single_model import READINGS
 from bounds.theorems import vertices
+from bounds.theorems.single_model import READINGS
 from bounds.types import Bound, Estimate, Status
-from diagnostics.anchors import Anchors
 from diagnostics.figures.numbers import shown
 from diagnostics.sections.accuracy import Accuracy
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
+from diagnostics.terms.experts import Anchors
 from diagnostics.workspace import Workspace
 from merging.params import norm
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bounds.types import Estimate
 from diagnostics.figures.numbers import tau
-from diagnostics.linear_world import losses
 from diagnostics.subject import Subject
+from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from bounds.types import Params, refuse
-from diagnostics.cache import digest
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Workspace
 from merging.params import norm, squared_norms, subtract
 from merging.task_vectors import merged

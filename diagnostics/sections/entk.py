@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bounds import ntk
 from bounds.types import Params
-from diagnostics.pieces import Pieces
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
+from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 
 if TYPE_CHECKING:

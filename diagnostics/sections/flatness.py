@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bounds.autodiff import differentiable
-from bounds.empirical_loss import cross_entropy, loss_and_gradient, prepare
 from bounds.flatness import sharpness
-from bounds.products import BATCH_SIZE
+from bounds.flatness.loss import cross_entropy, loss_and_gradient, prepare
+from bounds.jacobian import BATCH_SIZE
 from bounds.types import Forward, Params, Sample
-from diagnostics.pieces import Pieces
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.entk import KernelSection
 from diagnostics.subject import Subject
+from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.params import squared_norms
 
@@ -51,7 +51,10 @@ class FlatnessSection:
 
 def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     """Measure each task at θ_m; the α-weighted gradient is summed over tasks before its norm is taken."""
-    from bounds.curvature import coefficient_hessian, top_eigenvalue  # curvlinops takes long to import: once, here
+    from bounds.flatness.curvature import (  # curvlinops takes long to import: once, here
+        coefficient_hessian,
+        top_eigenvalue,
+    )
 
     settings, count = workspace.settings, len(workspace.names)
 

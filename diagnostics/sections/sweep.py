@@ -11,10 +11,8 @@ from rich.table import Table
 
 from bounds import ntk
 from bounds.flatness import sharpness
-from bounds.single_model import READINGS
+from bounds.theorems.single_model import READINGS
 from bounds.types import Params
-from diagnostics.path import Path, SweepPoint, ntk_radius
-from diagnostics.pieces import Pieces
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.bound import BoundSection
@@ -29,6 +27,8 @@ from diagnostics.sections.directions import (
 )
 from diagnostics.sections.entk import grams
 from diagnostics.subject import Subject
+from diagnostics.terms.path import Path, SweepPoint, ntk_radius
+from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.params import norm
 

@@ -61,7 +61,7 @@ def test_code_is_all_that_a_module_imports_and_nothing_that_shows_it():
         if name not in reached:
             reached.add(name)
             todo += imports(name)
-    assert {"bounds.ntk", "bounds.kernel_trace", "merging.task_vectors", "diagnostics.linear_world"} <= reached
+    assert {"bounds.ntk", "bounds.ntk.blocks", "merging.task_vectors", "diagnostics.terms.linear"} <= reached
     assert not reached & {"diagnostics.page", "diagnostics.text", "diagnostics.sections.sweep"}
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from diagnostics.bound_report import main
 from diagnostics.figures.numbers import number, percent, signed
+from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.sections.table import SECTIONS as TABLE
-from diagnostics.svg import FAINT, INK, PAPER
 from merging import merge
 from merging.artifact import save
 from merging.suites import toy

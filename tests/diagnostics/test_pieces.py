@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diagnostics.cache import Cache
-from diagnostics.pieces import Keeper, Pieces
 from diagnostics.plain import to_plain
 from diagnostics.reads import Noted, Reads, made_once
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
+from diagnostics.work.cache import Cache
+from diagnostics.work.pieces import Keeper, Pieces
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.suites import toy
