@@ -23,8 +23,8 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
-from diagnostics.identity import code_of
 from diagnostics.work.cache import Cache, digest, write
+from diagnostics.work.identity import code_of
 from merging import merge, suites
 from merging.commands import console, run, track
 from merging.plain import to_plain

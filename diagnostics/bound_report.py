@@ -15,7 +15,6 @@ import tyro
 
 from bounds.types import refuse
 from diagnostics.figures.figure_files import read_manifest, write_figures
-from diagnostics.identity import all_hashed
 from diagnostics.page import draw, render
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.sections.table import SECTIONS
@@ -23,6 +22,7 @@ from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.text import print_report
 from diagnostics.work.cache import Cache, write
+from diagnostics.work.identity import all_hashed
 from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites

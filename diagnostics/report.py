@@ -14,7 +14,6 @@ import torch
 
 from bounds.types import refuse
 from diagnostics import statements
-from diagnostics.identity import code_of
 from diagnostics.sections import comparison
 from diagnostics.sections.base import View
 from diagnostics.sections.comparison import Comparison
@@ -22,6 +21,7 @@ from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
+from diagnostics.work.identity import code_of
 from diagnostics.workspace import Workspace
 
 SCHEMA = "mergebound.report/4"

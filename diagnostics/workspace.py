@@ -18,8 +18,6 @@ from torch import Tensor
 from bounds.linearize import jvp_scores
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
-from diagnostics.identity import suite_content
-from diagnostics.reads import Noted, Reads, made_once
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
 from diagnostics.terms import experts as expert_side
@@ -29,7 +27,9 @@ from diagnostics.terms.merge import NetworkAtPoint
 from diagnostics.terms.path import AtPoint, ExpertSide, Path
 from diagnostics.work.cache import Cache, digest
 from diagnostics.work.device import moved
+from diagnostics.work.identity import suite_content
 from diagnostics.work.pieces import Keeper, Pieces
+from diagnostics.work.reads import Noted, Reads, made_once, unnoted
 from diagnostics.work.workers import Track, warm_up
 from merging.params import combine, partition, subtract
 from merging.rows import silent
@@ -75,6 +75,7 @@ class Workspace:
         Raises:
             InputError: weights α off the simplex.
         """
+        settings = unnoted(settings)
         self.subjects, self.load, self.plain_settings = subjects, load, settings
         self.workers, self.device, self.made_of_files = workers, device, made_of_files
         count = len(self.names)

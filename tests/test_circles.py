@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diagnostics.identity import imports
+from diagnostics.work.identity import imports
 
 ROOT = Path(__file__).resolve().parent.parent
 

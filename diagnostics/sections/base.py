@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from rich.table import Table
 
-from diagnostics.reads import Noted, Reads
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
+from diagnostics.work.reads import Noted, Reads
 from diagnostics.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -342,3 +342,5 @@ SECTION = Section(
     figures={"sweep": Drawn(figure), "controls": Drawn(controls)},
     sentence=sentence,
 )
+
+__all__ = ["Local", "SweepSection", "expert_direction", "merge_direction", "random_direction", "sweep"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from diagnostics.identity import code_of
-from diagnostics.reads import Reads
 from diagnostics.work.cache import Cache, digest
+from diagnostics.work.identity import code_of
+from diagnostics.work.reads import Reads
 from diagnostics.work.workers import Track, each
 from merging.rows import silent
 
@@ -27,7 +27,7 @@ class Pieces:
 
     ``of`` are plain values that identify what the function captured besides the suite (a merge's key, a direction's
     name). Settings are not among them: they are noted when the function looks at them. A value captured by the
-    function that was made from settings must be a :class:`diagnostics.reads.Made`, taken inside it.
+    function that was made from settings must be a :class:`diagnostics.work.reads.Made`, taken inside it.
     """
 
     name: str

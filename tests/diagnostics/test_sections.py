@@ -194,8 +194,27 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.gibbs == ()
         assert section.gap_to_test is None
         assert section.rows
-        reason = "is not made of coefficients" if artifact is bare else "are not those that the artifact's coefficients"
+        assert list(section.missing) == ["(10), (12) coefficients"]
+        reason = "not those that" if artifact is bent else "not made of coefficients"
         assert reason in section.missing["(10), (12) coefficients"]
+        named = build(space, ("certificates",)).provenance.missing
+        assert f"{space.subjects[0].label}: certificates: (10), (12) coefficients" in named
+
+
+def test_statements_that_cannot_be_made_are_named(suite, learned):
+    space = workspace(suite, learned)
+    assert certificates.compute(space, space.subjects[0]).missing == {}
+    chosen = dataclasses.replace(make(suite, "task_arithmetic"), used={"validation": None})
+    space = workspace(suite, chosen)
+    missing = certificates.compute(space, space.subjects[0]).missing
+    assert [name.split()[0].strip(",") for name in missing] == ["(9)", "(11)", "(10)"]
+    assert "no held-out certificate" in next(iter(missing.values()))
+
+
+def test_a_comparison_that_is_not_made_is_named(suite, learned):
+    report = build(workspace(suite, learned, make(suite, "average")), ("accuracy",))
+    assert report.comparison is None
+    assert "comparison" in report.provenance.missing
 
 
 def mean_risk(space, theta):

@@ -69,6 +69,11 @@ class Noted:
         return value
 
 
+def unnoted(value: Any) -> Any:
+    """Return the object behind a :class:`Noted`, or the object itself: settings of one report may serve another."""
+    return value._target if isinstance(value, Noted) else value
+
+
 class made_once(Generic[Value]):
     """A property computed when first asked for; every access counts as reading what it was made from.
 

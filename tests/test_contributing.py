@@ -1,0 +1,65 @@
+"""The recipes of docs/contributing.md, followed to the letter in a copy of the package."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from merging import merge
+from merging.artifact import save
+from merging.suites import toy
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+
+
+def blocks(text):
+    """File -> (language, content) of every code block that is headed by a file's name."""
+    found = re.findall(r"^`([\w/.]+)`:\n\n```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return {file: (language, content) for file, language, content in found}
+
+
+def apply(path, difference):
+    """Add the lines marked + after the line before them."""
+    text, lines = path.read_text(encoding="utf-8"), difference.splitlines()
+    for before, line in itertools.pairwise(lines):
+        if line.startswith("+"):
+            old = before[1:] + "\n"
+            assert text.count(old) == 1, old
+            text = text.replace(old, old + line[1:] + "\n")
+    path.write_text(text, encoding="utf-8")
+
+
+def test_a_section_is_added_in_three_places_and_shown_everywhere(tmp_path):
+    recipe = TEXT.split("## Add a report section")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d+\. .*`(diagnostics/[\w/.]+)`", recipe, flags=re.MULTILINE)
+    files = blocks(recipe)
+    assert list(files) == steps
+    assert len(steps) == 3
+    shutil.copytree(ROOT / "diagnostics", tmp_path / "diagnostics", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, (language, content) in files.items():
+        if language == "diff":
+            apply(tmp_path / file, content)
+        else:
+            (tmp_path / file).write_text(content, encoding="utf-8")
+    suite = toy.build()
+    vectors = suite.task_vectors
+    save(merge("average", vectors, suite.tasks, suite="toy", sources=suite.sources), tmp_path / "a.pt")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = ["-m", "diagnostics.bound_report", "--merged", "a.pt", "--sections", "norms", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["merges"][0]["norms"]
+    assert len(numbers["experts"]) == 3
+    shown = f"‖θ_m − θ_0‖ = {numbers['merge']:.3f}"
+    assert shown in " ".join(done.stdout.split())
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="norms">Norms</h2>' in page
+    assert '<a href="#norms">norms</a>' in page
+    assert shown in page
