@@ -8,6 +8,7 @@ from functools import cached_property
 from bounds.types import refuse
 from diagnostics.cache import digest, digest_params
 from merging.artifact import MergeArtifact
+from merging.closed_form.scale import SEARCH_SECONDS
 from merging.suites import Suite
 
 
@@ -24,7 +25,8 @@ class Subject:
         """Hash of the merged weights, the coefficients and how they were made."""
         artifact = self.artifact
         lam = {} if artifact.coefficients is None else {"λ": artifact.coefficients}
-        described = (artifact.method, artifact.suite, artifact.settings, artifact.sources, artifact.history)
+        history = {name: values for name, values in artifact.history.items() if name != SEARCH_SECONDS}
+        described = (artifact.method, artifact.suite, artifact.settings, artifact.sources, history)
         return digest(digest_params(artifact.merged), digest_params(lam), *described)
 
 

@@ -124,7 +124,8 @@ def _row(equation: str, name: str, about: str, observed: float, bound: Bound, n:
 def validation_use(subject: Subject) -> tuple[int | None, str]:
     """How many models the merge looked at on the validation labels (None: unknown), and what it did, in words."""
     artifact = subject.artifact
-    tried = len(artifact.history.get("validation_accuracy", []))
+    looked = artifact.history.get("validation_accuracy", [])
+    tried = int(artifact.history.get("candidates", [len(looked)])[0])  # a search pays for all it could have looked at
     if tried:
         return tried, f"{artifact.method} chose among {tried} fixed candidates on the validation labels: δ/{tried} each"
     if artifact.method not in METHODS:

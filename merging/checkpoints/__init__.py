@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bounds.types import Params, refuse
+from merging.params import finite
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32 (float64 stays).
+def map_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map a safetensors file: tensors in the file's precision that are read when they are used, and not checked here.
 
     Raises:
-        InputError: a missing or damaged file, or values that are not finite.
+        InputError: a missing or damaged file.
     """
     if not path.is_file():
         refuse(
@@ -27,18 +28,29 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             cure="install the package again",
         )
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         refuse(f"weights {path}", expected="a complete safetensors file", got=error, cure="copy the file again")
-    for name, value in tensors.items():
-        if not bool(torch.isfinite(value).all()):
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32 (float64 stays); each number is read once, in the usual case.
+
+    Raises:
+        InputError: a missing or damaged file, or values that are not finite.
+    """
+    tensors = {}
+    for name, stored in map_safetensors(path).items():
+        value = stored if stored.dtype == torch.float64 else stored.float()
+        if not finite(value):
             refuse(
                 f"weights {path}, {name}",
                 expected="finite numbers",
                 got="nan or inf",
                 cure="check the checkpoint",
             )
-    return {name: value if value.dtype == torch.float64 else value.float() for name, value in tensors.items()}
+        tensors[name] = value
+    return tensors
 
 
 def apply_low_rank(base: Params, factors: Params) -> dict[str, Tensor]:

@@ -289,7 +289,10 @@ def test_every_row_with_a_scale_takes_the_best_of_its_grid(method):
     found = merge(method, suite.task_vectors, suite.tasks, scale=None, **settings)
     merges = {s: merge(method, suite.task_vectors, suite.tasks, scale=s, **settings).merged for s in grid}
     values = {s: mean_accuracy(suite.tasks, params, "validation") for s, params in merges.items()}
-    assert found.history["validation_accuracy"] == list(values.values())
+    looked = dict(zip(found.history["scale"], found.history["validation_accuracy"], strict=True))
+    assert looked == {s: values[s] for s in looked}
+    assert found.history["candidates"] == [len(grid)], "the price is that of the whole grid"
+    assert len(looked) <= 11
     best = min(s for s, value in values.items() if value == max(values.values()))
     assert found.history["chosen_scale"] == [best]
     assert_near(found.merged["first.weight"], merges[best]["first.weight"])
