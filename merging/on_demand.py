@@ -17,6 +17,9 @@ def difference(expert: Tensor, base: Tensor, out: Tensor) -> None:
 
     Half precision is widened before it is subtracted: it would lose the task vector to rounding.
     """
+    if expert.dtype == base.dtype == out.dtype == torch.float32 and expert.device == out.device:
+        torch.sub(expert, base, out=out)  # the usual case, in one call
+        return
     wide = torch.promote_types(torch.promote_types(expert.dtype, base.dtype), torch.float32)
     torch.sub(expert.to(out.device, wide), base.to(out.device, wide), out=out)
 
@@ -55,6 +58,9 @@ class OnDemand(Mapping[str, Tensor]):
         self.base = {name: value.detach() for name, value in base.items()}
         self.names = list(experts)
         self._experts = [{name: params[name].detach() for name in base} for params in experts.values()]
+        self._flat = [
+            {name: value.flatten() for name, value in params.items()} for params in (*self._experts, self.base)
+        ]
         self._room = _Room()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -76,9 +82,12 @@ class OnDemand(Mapping[str, Tensor]):
         if self._room.memory.dtype != dtype or self._room.memory.numel() < size:
             self._room.memory = torch.empty(size, dtype=dtype)
         result = self._room.memory[:size].view(len(self._experts), stop - start)
-        base = self.base[name].flatten()[start:stop]
-        for index, out in enumerate(result):
-            self._form(index, name, self._experts[index][name].flatten()[start:stop], base, out)
+        *experts, base = (flat[name][start:stop] for flat in self._flat)
+        for expert, out in zip(experts, result.unbind(), strict=True):
+            difference(expert, base, out)
+        if not finite(result):
+            for index, expert in enumerate(experts):
+                self._form(index, name, expert, base, result[index])
         return result
 
     def one(self, index: int, name: str) -> Tensor:

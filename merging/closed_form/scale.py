@@ -20,8 +20,8 @@ SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
 """Scales tried for a sum of task vectors: 0.05, 0.10, ..., 1.00."""
 MEAN_GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """Scales tried for a merged task vector of the size of one: 0.1, 0.2, ..., 2.0."""
-COARSE = 4
-"""The first look at a grid is at every fourth scale."""
+COARSE = 3
+"""The first look at a grid is at every third scale."""
 SEARCH_SECONDS = "search_seconds"
 """Entry of a merge's history: wall time of its search for a scale, which says nothing about the merge itself."""
 
@@ -103,7 +103,7 @@ def best_scale(
 ) -> tuple[float, dict[float, float]]:
     """Scale with the best mean validation accuracy (the smallest of equals), and the value of every scale looked at.
 
-    Coarse to fine: every fourth scale of the grid, then those between the best of these and its two neighbours. The
+    Coarse to fine: every third scale of the grid, then those between the best of these and its two neighbours. The
     best of the whole grid, if accuracy over the coarse scales rises to the interval where that lies and falls after it.
     """
     values: dict[float, float] = {}
