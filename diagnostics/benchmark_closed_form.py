@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -142,7 +143,7 @@ def _shapes(model: str) -> dict[str, torch.Size]:
     logging.disable(logging.WARNING)  # open_clip warns that no pretrained weights were asked for
     try:
         with torch.device("meta"):
-            visual = open_clip.create_model(model, device="meta").visual
+            visual: Any = open_clip.create_model(model, device="meta").visual
     finally:
         logging.disable(logging.NOTSET)
     return {name: value.shape for name, value in visual.named_parameters()}

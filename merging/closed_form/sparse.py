@@ -113,7 +113,7 @@ def _dare_ties(tv: TaskVectors, tasks: Sequence[Task], settings: DropSettings, p
 def _consensus(tv: TaskVectors, tasks: Sequence[Task], settings: ConsensusSettings, progress: Progress) -> Merge:
     """Keep the entries of Στ that at least ``agreement`` masks m_t = [|τ_t| >= λ |Στ - τ_t|] hold, as one sum."""
 
-    def masked(_: str, deltas: Tensor) -> Tensor:
+    def masked(_: Place, deltas: Tensor) -> Tensor:
         total = deltas.sum(dim=0)
         masks = deltas.abs() >= settings.mask_threshold * (total - deltas).abs()
         return torch.where(masks.sum(dim=0) >= settings.agreement, total, 0)
