@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bounds.types import Params, refuse
-from merging.linear_maps import cut, formed
 from merging.rows import Merge, Progress, silent
 from merging.task import Task, mean_accuracy
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.arithmetic import cut, formed
 
 SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
 """Scales tried for a sum of task vectors: 0.05, 0.10, ..., 1.00."""

@@ -27,10 +27,10 @@ from merging.closed_form.tensors import (
     select,
     task_generators,
 )
-from merging.linear_maps import PART
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.arithmetic import PART
 
 
 @dataclass(frozen=True)
