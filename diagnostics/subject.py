@@ -8,6 +8,7 @@ from functools import cached_property
 from bounds.types import refuse
 from diagnostics.work.cache import digest, digest_params
 from merging.artifact import MergeArtifact
+from merging.closed_form.scale import SEARCH_SECONDS
 from merging.suites import Suite
 
 
@@ -25,6 +26,7 @@ class Subject:
         said = {f.name: getattr(self.artifact, f.name) for f in fields(self.artifact)}
         lam = said.pop("coefficients")
         weights = digest_params(said.pop("merged")), digest_params({} if lam is None else {"λ": lam})
+        said["history"] = {name: values for name, values in said["history"].items() if name != SEARCH_SECONDS}
         return digest(*weights, {name: value for name, value in said.items() if name not in ("seconds", "versions")})
 
 

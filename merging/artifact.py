@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
 from merging import records
-from merging.params import check_partition
+from merging.params import check_partition, finite
 from merging.plain import checked
 
 SCHEMA = "mergebound.artifact/2"
@@ -82,7 +82,7 @@ def _check(artifact: MergeArtifact, what: str, cure: str) -> None:
     for name, value in artifact.merged.items():
         if not value.is_floating_point():
             refuse(f"{what}, {name}", expected="weights of a float type", got=value.dtype, cure=cure)
-        if not records.all_finite(value):
+        if not finite(value):
             refuse(f"{what}, {name}", expected="finite weights", got="nan or inf", cure=cure)
     names, lam, blocks = list(artifact.names), artifact.coefficients, artifact.blocks
     if not names or len(set(names)) != len(names) or not artifact.merged:
@@ -95,6 +95,6 @@ def _check(artifact: MergeArtifact, what: str, cure: str) -> None:
     if lam is None or blocks is None:
         return
     check_partition(blocks, artifact.merged, f"{what}, blocks", cure)
-    if tuple(lam.shape) != (len(names), len(blocks)) or not lam.is_floating_point() or not records.all_finite(lam):
+    if tuple(lam.shape) != (len(names), len(blocks)) or not lam.is_floating_point() or not finite(lam):
         expected = f"finite numbers [{len(names)}, {len(blocks)}]: one row per task, one column per block"
         refuse(f"{what}, coefficients", expected=expected, got=f"{lam.dtype} {list(lam.shape)}", cure=cure)

@@ -70,6 +70,7 @@ def merge(
     if not row.executes:
         _check_plain(method, execution)
     extra = [execution] if row.executes else []
+    task_vectors = task_vectors.kept() if row.executes else task_vectors  # passes read them thousands of times
     result = row.build(task_vectors, [handed(task, needs) for task in tasks], chosen, progress, *extra)
     return MergeArtifact(
         method=method,

@@ -149,6 +149,15 @@ def check_no_factors(params: Params) -> None:
         )
 
 
+def finite(tensor: torch.Tensor) -> bool:
+    """Whether every number is finite. Exact; one read in the usual case.
+
+    A sum that is finite has finite summands; a sum that is not may only have overflowed, and then each is looked at.
+    """
+    tensor = tensor.detach()
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def subtract(left: Params, right: Params) -> dict[str, torch.Tensor]:
     """Return left - right, computed and stored in at least float32 (half precision would lose task vectors)."""
     return {name: widened(left[name]) - widened(right[name]) for name in left}

@@ -112,11 +112,6 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()  # pyright: ignore
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether no number is nan or inf: their sum says so, unless it is too large a number itself."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-
-
 def save(path: str | Path, content: Mapping[str, Any], what: str = "output") -> None:
     """Write tensors and plain values with their digest, as ``torch.load(weights_only=True)`` reads them; atomically.
 

@@ -2,7 +2,8 @@
 
 ``python -m diagnostics.benchmark bounds`` measures the products of docs/theory.md's kernel terms on randomly
 initialised CLIP towers, ``... merge`` a step of a learned merge against the plain passes of its network,
-``... memory`` its memory with mapped task vectors against the number of tasks.
+``... memory`` its memory with mapped task vectors against the number of tasks, ``... closed_form`` the seconds and
+memory of merges in closed form, from files to a file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from diagnostics.benchmark import bounds as benchmark_bounds
+from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import merge as benchmark_merge
 from merging.commands import run
 
@@ -20,15 +22,12 @@ app = SubcommandApp()
 app.command(name="bounds")(benchmark_bounds.measure)
 app.command(name="merge")(benchmark_merge.measure)
 app.command(name="memory")(benchmark_merge.memory)
+app.command(name="closed_form")(benchmark_closed_form.measure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status (0 done, 2 bad input)."""
-    return run(
-        lambda: app.cli(
-            prog="python -m diagnostics.benchmark", description="Speed and memory, as ratios.", args=arguments
-        )
-    )
+    return run(lambda: app.cli(prog="python -m diagnostics.benchmark", description="Speed and memory.", args=arguments))
 
 
 if __name__ == "__main__":

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bounds.types import Params, refuse
-from merging.params import combine
 from merging.rows import NOTHING, VALIDATION, Merge, Progress, silent
 from merging.task import Split, Task, mean_accuracy
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.arithmetic import cut, formed
 
 SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
 """Scales tried for a sum of task vectors: 0.05, 0.10, ..., 1.00."""
 MEAN_GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """Scales tried for a merged task vector of the size of one: 0.1, 0.2, ..., 2.0."""
+COARSE = 3
+"""The first look at a grid is at every third scale."""
+SEARCH_SECONDS = "search_seconds"
+"""Entry of a merge's history: wall time of its search for a scale, which says nothing about the merge itself."""
 
 
 @dataclass(frozen=True)
@@ -67,31 +73,87 @@ def direction(
     return {names[i]: combine_tasks(names[i], task_vectors.stacked[names[i]].to(task_vectors.dtype)) for i in steps}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a part of the task vectors lies: numbers ``start`` to ``stop`` of the parameter ``name``, in order."""
+
+    name: str
+    start: int
+    stop: int
+
+    def of(self, params: Params) -> Tensor:
+        """Return the same numbers of other parameters, [n]."""
+        return params[self.name].view(-1)[self.start : self.stop]
+
+
+def direction_by_parts(
+    task_vectors: TaskVectors, combine_tasks: Callable[[Place, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Return the merged task vector of a row that treats each entry by itself: (place, τ [T, n]) -> [n], in order.
+
+    Parts of a tensor stay in the cache from one operation to the next, and every task vector is read once.
+    """
+    result = {}
+    for name, base in task_vectors.base.items():
+        result[name], start = torch.empty(base.shape, dtype=task_vectors.dtype, device=base.device), 0
+        for rows in cut(task_vectors.stacked, name):
+            part = formed(rows).to(task_vectors.dtype)
+            place = Place(name, start, start := start + part.shape[1])
+            place.of(result).copy_(combine_tasks(place, part))
+    return result
+
+
 def best_scale(
-    tasks: Sequence[Task], at: Callable[[float], Params], grid: Iterable[float]
+    tasks: Sequence[Task], at: Callable[[float], Params], grid: Sequence[float], progress: Progress = silent
 ) -> tuple[float, dict[float, float]]:
-    """Scale of the grid with the best mean validation accuracy (the smallest of equals), and every scale's value."""
-    values = {scale: mean_accuracy(tasks, at(scale), "validation") for scale in grid}
-    return max(values, key=lambda scale: (values[scale], -scale)), values
+    """Scale with the best mean validation accuracy (the smallest of equals), and the value of every scale looked at.
+
+    Coarse to fine: every third scale of the grid, then those between the best of these and its two neighbours. The
+    best of the whole grid, if accuracy over the coarse scales rises to the interval where that lies and falls after it.
+    """
+    values: dict[float, float] = {}
+
+    def look(positions: Sequence[int], description: str) -> int:
+        for i in progress(positions, description):
+            values[grid[i]] = mean_accuracy(tasks, at(grid[i]), "validation")
+        return max((i for i in range(len(grid)) if grid[i] in values), key=lambda i: (values[grid[i]], -i))
+
+    best = look(range(COARSE - 1, len(grid), COARSE), "scales on validation, coarse")
+    around = range(max(0, best - COARSE + 1), min(len(grid), best + COARSE))
+    best = look([i for i in around if i != best], "scales on validation, fine")
+    return grid[best], {scale: values[scale] for scale in grid if scale in values}
 
 
 def scaled(
     task_vectors: TaskVectors,
-    vector: Params,
+    vector: dict[str, Tensor],
     tasks: Sequence[Task],
     scale: float | None,
     grid: Sequence[float],
     progress: Progress,
 ) -> Merge:
-    """Return θ_0 + s·τ for the merged task vector τ; where s is None, the best of the grid on validation.
+    """Return θ_0 + s·τ for the merged task vector τ, whose memory it takes; where s is None, the best of the grid.
 
-    The history then holds ``scale`` and ``validation_accuracy`` of the whole grid, and the ``chosen_scale``; the merge
-    says how many candidates it was chosen from.
+    The history then holds ``scale`` and ``validation_accuracy`` of the scales looked at, the ``chosen_scale``, the wall
+    time of the search (``search_seconds``); the merge says how many candidates it was chosen from: the size of the
+    grid, since which scales are looked at depends on the validation labels, and any of the grid could have been chosen.
     """
     base = {name: value.to(task_vectors.dtype) for name, value in task_vectors.base.items()}
     if scale is not None:
-        return Merge(combine(base, vector, scale))
-    tried = (grid[i] for i in progress(range(len(grid)), "scales on validation"))
-    best, values = best_scale(tasks, lambda s: combine(base, vector, s), tried)
-    history = {"scale": list(values), "validation_accuracy": list(values.values()), "chosen_scale": [best]}
-    return Merge(combine(base, vector, best), history=history, candidates=len(values))
+        return Merge(_add(base, vector, scale, vector))
+    started, room = time.perf_counter(), {name: torch.empty_like(value) for name, value in vector.items()}
+    best, values = best_scale(tasks, lambda s: _add(base, vector, s, room), grid, progress)
+    history = {
+        "scale": list(values),
+        "validation_accuracy": list(values.values()),
+        "chosen_scale": [best],
+        SEARCH_SECONDS: [time.perf_counter() - started],
+    }
+    return Merge(_add(base, vector, best, vector), history=history, candidates=len(grid))
+
+
+def _add(base: Params, vector: Params, scale: float, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write base + scale · vector to ``out``, which may be ``vector``."""
+    for name, value in vector.items():
+        torch.mul(value, scale, out=out[name]).add_(base[name])
+    return out

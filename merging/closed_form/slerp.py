@@ -36,14 +36,14 @@ def interpolate(first: Tensor, second: Tensor, share: float) -> Tensor:
     if not torch.sin(angle) >= 1e-6:
         return torch.lerp(first, second, share)
     weights = torch.sin(torch.stack([(1 - share) * angle, share * angle])) / torch.sin(angle)
-    return weights[0] * first + weights[1] * second
+    return (weights[0] * first).addcmul_(weights[1], second)
 
 
 def _slerp(tv: TaskVectors, tasks: Sequence[Task], settings: SlerpSettings, progress: Progress) -> Merge:
     if len(tv) != 2:
         refuse("slerp", expected="2 experts", got=len(tv), cure="choose two, or another method")
-    experts = ((name, base.to(tv.dtype) + tv.stacked[name]) for name, base in tv.base.items())
-    return Merge({name: interpolate(first, second, settings.share) for name, (first, second) in experts})
+    experts = ((name, tv.expert_tensor(0, name), tv.expert_tensor(1, name)) for name in tv.base)
+    return Merge({name: interpolate(first, second, settings.share) for name, first, second in experts})
 
 
 ROWS: Mapping[str, Method] = {

@@ -11,24 +11,26 @@ from torch import Tensor
 from merging.closed_form.scale import (
     MEAN_GRID,
     SUM_GRID,
+    Place,
     ScaleSettings,
     check_at_least,
     check_share,
-    direction,
+    direction_by_parts,
     scaled,
 )
 from merging.closed_form.tensors import (
     disjoint_mean,
     drop,
-    flat,
     keep_from,
     largest_threshold,
     per_task,
+    select,
     task_generators,
 )
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.arithmetic import PART
 
 
 @dataclass(frozen=True)
@@ -83,40 +85,40 @@ class CompetitionSettings(DensitySettings):
 def _ties(tv: TaskVectors, tasks: Sequence[Task], settings: DensitySettings, progress: Progress) -> Merge:
     """Trim, elect the sign of the sum, take the mean of those that agree (algorithm 1); the trim is over the model."""
     thresholds = largest_threshold(tv, settings.density)
-    vector = direction(tv, lambda _, deltas: disjoint_mean(keep_from(deltas, thresholds)))
+    vector = direction_by_parts(tv, lambda _, deltas: disjoint_mean(keep_from(deltas, thresholds)))
     return scaled(tv, vector, tasks, settings.scale, MEAN_GRID, progress)
 
 
 def _magnitude(tv: TaskVectors, tasks: Sequence[Task], settings: DensitySettings, progress: Progress) -> Merge:
     """Task arithmetic of task vectors of which only the largest entries are kept."""
     thresholds = largest_threshold(tv, settings.density)
-    vector = direction(tv, lambda _, deltas: keep_from(deltas, thresholds).sum(dim=0))
+    vector = direction_by_parts(tv, lambda _, deltas: keep_from(deltas, thresholds).sum(dim=0))
     return scaled(tv, vector, tasks, settings.scale, SUM_GRID, progress)
 
 
 def _dare_linear(tv: TaskVectors, tasks: Sequence[Task], settings: DropSettings, progress: Progress) -> Merge:
     """Task arithmetic of task vectors after drop and rescale."""
     generators = task_generators(tv.names, settings.seed)
-    vector = direction(tv, lambda _, deltas: drop(deltas, settings.drop_rate, generators).sum(dim=0))
+    vector = direction_by_parts(tv, lambda _, deltas: drop(deltas, settings.drop_rate, generators).sum(dim=0))
     return scaled(tv, vector, tasks, settings.scale, SUM_GRID, progress)
 
 
 def _dare_ties(tv: TaskVectors, tasks: Sequence[Task], settings: DropSettings, progress: Progress) -> Merge:
     """TIES with drop and rescale in place of its trim."""
     generators = task_generators(tv.names, settings.seed)
-    vector = direction(tv, lambda _, deltas: disjoint_mean(drop(deltas, settings.drop_rate, generators)))
+    vector = direction_by_parts(tv, lambda _, deltas: disjoint_mean(drop(deltas, settings.drop_rate, generators)))
     return scaled(tv, vector, tasks, settings.scale, MEAN_GRID, progress)
 
 
 def _consensus(tv: TaskVectors, tasks: Sequence[Task], settings: ConsensusSettings, progress: Progress) -> Merge:
     """Keep the entries of Στ that at least ``agreement`` masks m_t = [|τ_t| >= λ |Στ - τ_t|] hold, as one sum."""
 
-    def masked(_: str, deltas: Tensor) -> Tensor:
+    def masked(_: Place, deltas: Tensor) -> Tensor:
         total = deltas.sum(dim=0)
         masks = deltas.abs() >= settings.mask_threshold * (total - deltas).abs()
         return torch.where(masks.sum(dim=0) >= settings.agreement, total, 0)
 
-    return scaled(tv, direction(tv, masked), tasks, settings.scale, SUM_GRID, progress)
+    return scaled(tv, direction_by_parts(tv, masked), tasks, settings.scale, SUM_GRID, progress)
 
 
 def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, progress: Progress) -> Merge:
@@ -126,34 +128,41 @@ def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, 
     largest ``density`` of a task are raised to that threshold, then scaled to [0, 1]: the weights w_t. The merged task
     vector is Σ_t w_t τ_t / Σ_t w_t. So in the released code, which besides clips the 0.01 % largest and smallest |τ|.
     """
-    total = direction(tv, lambda _, deltas: deltas.sum(dim=0))
-    ranges = [_competition_range(tv, t, total, settings.density) for t in range(len(tv))]
+    total = direction_by_parts(tv, lambda _, deltas: deltas.sum(dim=0))
+    room = torch.empty(sum(value.numel() for value in total.values()), dtype=tv.dtype)
+    ranges = [_competition_range(tv, t, total, settings.density, room) for t in range(len(tv))]
     low, high, threshold, top = torch.tensor(ranges, dtype=tv.dtype).T
 
-    def balanced(name: str, deltas: Tensor) -> Tensor:
-        spread = per_task((high - low).clamp(min=1e-30), deltas)
-        scores = _competition((deltas.abs() - per_task(low, deltas)) / spread, deltas * total[name], len(tv))
+    def balanced(place: Place, deltas: Tensor) -> Tensor:
+        scores = _competition(deltas, place.of(total), per_task(low, deltas), per_task(high, deltas), len(tv))
         floor = per_task(threshold, deltas)
-        weights = (scores - floor).clamp(min=0) / (per_task(top, deltas) - floor).clamp(min=1e-30)
+        weights = (scores - floor).clamp_(min=0) / (per_task(top, deltas) - floor).clamp(min=1e-30)
         return (weights * deltas).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)
 
-    return scaled(tv, direction(tv, balanced), tasks, settings.scale, MEAN_GRID, progress)
+    return scaled(tv, direction_by_parts(tv, balanced), tasks, settings.scale, MEAN_GRID, progress)
 
 
-def _competition(magnitude: Tensor, product: Tensor, tasks: int) -> Tensor:
-    return torch.exp(tasks * magnitude.square()) * torch.tanh(product)
+def _competition(deltas: Tensor, total: Tensor, low: Tensor, high: Tensor, tasks: int) -> Tensor:
+    """Return b = exp(T a²) · tanh(τ Σ_s τ_s), a = (|τ| - low)/(high - low)."""
+    magnitude = (deltas.abs() - low) / (high - low).clamp(min=1e-30)
+    return torch.exp(tasks * magnitude.square()) * torch.tanh(deltas * total)
 
 
 def _competition_range(
-    tv: TaskVectors, index: int, total: Mapping[str, Tensor], density: float
+    tv: TaskVectors, index: int, total: Mapping[str, Tensor], density: float, room: Tensor
 ) -> tuple[float, float, float, float]:
-    """Least and largest |τ_t|, the least score that is kept, the largest score; over the model."""
-    delta = flat(tv, index)
-    low, high = torch.aminmax(delta.abs())
-    magnitude = (delta.abs() - low) / (high - low).clamp(min=1e-30)
-    scores = _competition(magnitude, delta * torch.cat([value.flatten() for value in total.values()]), len(tv))
-    smallest = max(1, len(delta) - round(density * len(delta)))
-    return float(low), float(high), float(scores.kthvalue(smallest).values), float(scores.max())
+    """Least and largest |τ_t|, the least score that is kept, the largest score; over the model, scores in ``room``."""
+    delta = tv.deltas[index]
+    ends = torch.stack([torch.stack(torch.aminmax(delta[name].to(tv.dtype).abs())) for name in tv.base])
+    low, high = ends[:, 0].min(), ends[:, 1].max()
+    start = 0
+    for name in tv.base:
+        value, summed = delta[name].flatten(), total[name].flatten()
+        for part, other in zip(value.split(PART), summed.split(PART), strict=True):
+            room[start : start + len(part)] = _competition(part.to(tv.dtype), other, low, high, len(tv))
+            start += len(part)
+    largest, smallest = float(room.max()), max(1, len(room) - round(density * len(room)))
+    return float(low), float(high), float(select(room, smallest)), largest
 
 
 ROWS: Mapping[str, Method] = {

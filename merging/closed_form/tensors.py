@@ -14,18 +14,28 @@ from merging.task_vectors import TaskVectors
 def largest_threshold(task_vectors: TaskVectors, density: float) -> Tensor:
     """Magnitudes [T] from which on entries belong to the largest round(density · P) of the P entries of each task.
 
-    Over the whole model, one task at a time: the working memory is one task vector's. Entries equal to it all belong.
+    Over the whole model, one task at a time, in one buffer of P numbers. Entries equal to it all belong. Exact.
     """
     total = sum(value.numel() for value in task_vectors.base.values())
     smallest = total - max(1, round(density * total)) + 1
-    tasks = range(len(task_vectors))
-    return torch.stack([flat(task_vectors, index).abs().kthvalue(smallest).values for index in tasks])
+    room = torch.empty(total, dtype=task_vectors.dtype)
+    found = []
+    for delta in task_vectors.deltas:
+        start = 0
+        for value in (delta[name].flatten() for name in task_vectors.base):
+            room[start : start + len(value)].copy_(value).abs_()
+            start += len(value)
+        found.append(select(room, smallest))
+    return torch.stack(found).to(next(iter(task_vectors.base.values())).device)
 
 
-def flat(task_vectors: TaskVectors, index: int) -> Tensor:
-    """Return all of one task vector as [P]."""
-    deltas = [task_vectors.stacked[name][index].flatten() for name in task_vectors.base]
-    return torch.cat(deltas).to(task_vectors.dtype)
+def select(values: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest (from 1) of values [N] on the CPU, whose order is lost.
+
+    NumPy's partition: the value of ``torch.kthvalue``, about ten times faster.
+    """
+    values.numpy().partition(k - 1)
+    return values[k - 1].clone()
 
 
 def per_task(values: Tensor, deltas: Tensor) -> Tensor:
@@ -48,9 +58,15 @@ def disjoint_mean(deltas: Tensor) -> Tensor:
 
 
 def drop(deltas: Tensor, rate: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """Set each entry to 0 with probability ``rate`` and divide the others by 1 - rate; one generator per task."""
-    kept = [torch.rand(delta.shape, generator=g) >= rate for delta, g in zip(deltas, generators, strict=True)]
-    return torch.where(torch.stack(kept), deltas / (1 - rate), 0)
+    """Set each entry to 0 with probability ``rate`` and divide the others by 1 - rate; one generator per task.
+
+    Each generator draws one number per entry, in order: parts of a tensor, one after the other, give what it gives.
+    """
+    kept = deltas / (1 - rate)
+    noise = torch.empty(deltas.shape[1:])
+    for values, generator in zip(kept, generators, strict=True):
+        values.masked_fill_(torch.rand(noise.shape, generator=generator, out=noise) < rate, 0)
+    return kept
 
 
 def task_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:

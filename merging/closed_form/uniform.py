@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from merging.closed_form.scale import SUM_GRID, ScaleSettings, direction, scaled
+from merging.closed_form.scale import SUM_GRID, ScaleSettings, direction_by_parts, scaled
 from merging.params import partition
 from merging.rows import Merge, Method, NoSettings, Progress
 from merging.task import Task
@@ -21,13 +21,13 @@ def uniform(task_vectors: TaskVectors, scale: float) -> torch.Tensor:
 
 def _average(task_vectors: TaskVectors, tasks: Sequence[Task], settings: NoSettings, progress: Progress) -> Merge:
     coefficients, blocks = uniform(task_vectors, 1 / len(task_vectors)), partition(task_vectors.base, "task")
-    return Merge(merged(task_vectors, coefficients, blocks), coefficients, blocks)
+    return Merge(merged(task_vectors, coefficients, blocks, out={}), coefficients, blocks)
 
 
 def _task_arithmetic(
     task_vectors: TaskVectors, tasks: Sequence[Task], settings: ScaleSettings, progress: Progress
 ) -> Merge:
-    total = direction(task_vectors, lambda _, deltas: deltas.sum(dim=0))
+    total = direction_by_parts(task_vectors, lambda _, deltas: deltas.sum(dim=0))
     found = scaled(task_vectors, total, tasks, settings.scale, SUM_GRID, progress)
     scale = found.history["chosen_scale"][0] if settings.scale is None else settings.scale
     return replace(found, coefficients=uniform(task_vectors, scale), blocks=partition(task_vectors.base, "task"))

@@ -29,8 +29,9 @@ SCHEMA = "mergebound.compare/1"
 KEPT = "mergebound.measurement/1"
 UNITS = (
     "accuracy and its mean in % on the test splits; KL = KL(expert ‖ merge) and cross-entropy in nats, means over "
-    "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; passes: examples that went forward and "
-    "backward; MiB: peak resident memory of a process of its own that loads the suite and merges"
+    "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; search: that of its search for a scale on "
+    "validation, not in seconds; passes: examples that went forward and backward; MiB: peak resident memory of a "
+    "process of its own that loads the suite and merges"
 )
 _Figure = Callable[[Measurement], float | None]
 FIGURES: Mapping[str, tuple[_Figure, str]] = {
@@ -39,6 +40,7 @@ FIGURES: Mapping[str, tuple[_Figure, str]] = {
     "cross-entropy": (lambda m: mean(m.cross_entropy), ".3f"),
     "distance": (lambda m: m.distance, ".2f"),
     "seconds": (lambda m: m.seconds, ".3g"),
+    "search": (lambda m: m.search_seconds, ".3g"),
     "passes": (lambda m: m.passes, ".0f"),
     "MiB": (lambda m: m.memory, ".0f"),
 }

@@ -22,6 +22,7 @@ import torch
 from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
+from merging.closed_form.scale import SEARCH_SECONDS
 from merging.methods import find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
@@ -67,7 +68,8 @@ class Measurement:
     """What one merge gave on the test splits, task by task, and what it cost.
 
     ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
-    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the merge; ``passes``:
+    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the merge without its
+    search for a scale, which took ``search_seconds`` (None: it did not search); ``passes``:
     examples that went forward and backward, from the merge's history or else counted where the networks are called;
     ``memory``: peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
     before the merge. ``reason`` says why the method could not run; then there are no figures.
@@ -81,6 +83,7 @@ class Measurement:
     kl: Sequence[float] = ()
     distance: float | None = None
     seconds: float | None = None
+    search_seconds: float | None = None
     passes: float | None = None
     memory: float | None = None
     memory_before: float | None = None
@@ -100,14 +103,15 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, **spec.given)
     except InputError as error:
         return Measurement(spec.label, spec.method, spec.settings, reason=str(error))
-    memory = peak_memory()
+    memory, (search,) = peak_memory(), artifact.history.get(SEARCH_SECONDS, [None])
     return Measurement(
         spec.label,
         spec.method,
         spec.settings,
         **_figures(suite, lambda _: artifact.merged, "merged"),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
-        seconds=artifact.seconds,
+        seconds=artifact.seconds - (search or 0.0),
+        search_seconds=search,
         passes=artifact.history.get("passes", count)[-1],
         memory=memory,
         memory_before=before,

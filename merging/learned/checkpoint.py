@@ -15,6 +15,7 @@ from merging import records
 from merging.files import check_destination
 from merging.learned.loop import State, init, update
 from merging.learned.problem import Problem
+from merging.params import finite
 from merging.plain import checked
 from merging.rows import Progress
 
@@ -171,7 +172,7 @@ def _check(content: Checkpoint, state: State, what: str, cure: str) -> None:
         refuse(f"{what}, optimizer", expected=expected, got="another", cure=cure)
     tensors = {"coefficients": content.coefficients, **content.memory, **content.optimizer["state"][0]}
     for name, value in tensors.items():
-        if not records.all_finite(value):
+        if not finite(value):
             refuse(f"{what}, {name}", expected="finite numbers", got="nan or inf", cure=cure)
 
 

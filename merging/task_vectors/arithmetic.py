@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TypeVar
+from functools import cache, partial
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+
+from merging.task_vectors.on_demand import OnDemand
 
 PART = 2**17
 """Numbers of a parameter in one part."""
@@ -54,6 +56,23 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 def rows(stacked: Tensor) -> Tensor:
     """View stacked deltas [T, ...] as a matrix [T, N]."""
     return stacked.reshape(len(stacked), -1)
+
+
+Rows: TypeAlias = Tensor | Callable[[], Tensor]
+"""Rows of task vectors [T, n], or a function that forms them in a buffer of the thread that it may use again."""
+
+
+def cut(stacked: Mapping[str, Tensor], name: str) -> list[Rows]:
+    """Cut the task vectors of one parameter into parts [T, n]; those that are not kept are formed when they are due."""
+    if isinstance(stacked, OnDemand):
+        size = stacked.base[name].numel()
+        return [partial(stacked.part, name, start, min(start + PART, size)) for start in range(0, max(size, 1), PART)]
+    return list(rows(stacked[name]).split(PART, dim=1))
+
+
+def formed(part: Rows) -> Tensor:
+    """Return the rows [T, n]; where they are formed, until the thread's next call."""
+    return part if isinstance(part, Tensor) else part()
 
 
 def add_rows(base: Tensor, columns: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
-from merging.params import check_no_factors, check_partition, partition, subtract, widened
-from merging.task_vectors.arithmetic import PART, add_rows, dot_rows, rows, run
+from merging.params import check_no_factors, check_partition, finite, partition, widened
+from merging.task_vectors.arithmetic import PART, Rows, add_rows, cut, dot_rows, formed, rows, run
+from merging.task_vectors.on_demand import OnDemand, common_precision, difference, refuse_values
 from merging.task_vectors.storage import Storage, destination, is_written, read
 
 Expert = Params | Callable[[], Params]
@@ -27,8 +28,8 @@ class TaskVectors:
     ``names[t]`` names task t.
     Per parameter the T deltas lie together in one tensor [T, ...] (``stacked``), so that merging and contraction
     each read every task vector exactly once; ``deltas`` are views of it. The tensors may be memory-mapped
-    (:meth:`from_experts` with a file, :meth:`open`) and may be kept in half precision: sums are taken in at least
-    float32 either way.
+    (:meth:`from_experts` with a file, :meth:`open`), may be kept in half precision (sums are taken in at least float32
+    either way), or may not be kept at all (:meth:`on_demand`).
 
     Raises:
         InputError: no task vector, names that do not match, different keys or shapes, non-float or non-finite values.
@@ -50,8 +51,10 @@ class TaskVectors:
         _check_names(self.names)
         check_no_factors(self.base)
         _check("base", self.base, self.base)
+        _check_values("base", self.base)
         for name, delta in zip(self.names, self.deltas, strict=True):
             _check(f"task vector {name!r}", delta, self.base)
+            _check_values(f"task vector {name!r}", delta)
         stacked = {key: torch.stack([delta[key].detach() for delta in self.deltas]) for key in self.base}
         _fill(self, self.base, stacked)
 
@@ -80,6 +83,7 @@ class TaskVectors:
         _check_names(names)
         check_no_factors(base)
         _check("base", base, base)
+        _check_values("base", base)
         if storage.file and is_written(base, names, storage, sources):
             return TaskVectors.open(storage.file)
         with destination(base, names, storage, sources) as stacked:
@@ -91,16 +95,40 @@ class TaskVectors:
         return TaskVectors.open(storage.file, verified=True)  # its digests were taken a moment ago
 
     @staticmethod
+    def on_demand(base: Params, experts: Mapping[str, Params]) -> TaskVectors:
+        """Form task vectors, in float32 or wider, from the experts' own tensors whenever they are used; keep none.
+
+        For experts in mapped files (:func:`merging.checkpoints.map_safetensors`) and merges that read every task vector
+        once or twice: neither T experts nor T task vectors are ever in memory. Rows that take passes copy them first
+        (:meth:`kept`). θ_0 is checked now, an expert's values when they are read.
+
+        Raises:
+            InputError: as for :meth:`from_experts`.
+        """
+        _check_names(list(experts))
+        check_no_factors(base)
+        _check("base", base, base)
+        _check_values("base", base)
+        for name, params in experts.items():
+            _check(f"expert {name!r}", params, base)
+        common_precision(list(experts.items()))
+        return TaskVectors.from_stacked(base, OnDemand(base, experts), list(experts))
+
+    @staticmethod
     def from_stacked(base: Params, stacked: Mapping[str, Tensor], names: Sequence[str]) -> TaskVectors:
         """Take tensors [T, ...] as they are, without copying or reading them (values are not checked)."""
         _check_names(names)
+        result = object.__new__(TaskVectors)
+        object.__setattr__(result, "base", base)
+        object.__setattr__(result, "names", names)
+        if isinstance(stacked, OnDemand):
+            _fill(result, base, stacked)
+            return result
         for key, value in base.items():
             expected = (len(names), *value.shape)
             if key not in stacked or tuple(stacked[key].shape) != expected:
                 got = tuple(stacked[key].shape) if key in stacked else "nothing"
                 refuse(f"task vectors of {key}", expected=expected, got=got, cure="stack one delta per task")
-        result = object.__new__(TaskVectors)
-        object.__setattr__(result, "names", names)
         _fill(result, base, {key: stacked[key] for key in base})
         return result
 
@@ -127,7 +155,19 @@ class TaskVectors:
 
     def expert(self, index: int) -> dict[str, Tensor]:
         """Return θ_t = θ_0 + τ_t, in the dtype of θ_0."""
-        return {key: value + self.stacked[key][index] for key, value in self.base.items()}
+        return {key: self.expert_tensor(index, key) for key in self.base}
+
+    def expert_tensor(self, index: int, name: str) -> Tensor:
+        """Return one parameter of θ_t."""
+        if isinstance(self.stacked, OnDemand):
+            return self.stacked.expert(index, name).to(self.dtype)
+        return self.base[name] + self.stacked[name][index]
+
+    def kept(self) -> TaskVectors:
+        """Return the same task vectors in memory, for what reads them many times."""
+        if not isinstance(self.stacked, OnDemand):
+            return self
+        return TaskVectors.from_stacked(self.base, dict(self.stacked.items()), self.names)
 
 
 def _subtract_into(
@@ -149,7 +189,16 @@ def _subtract_into(
                 got=value.dtype,
                 cure="save all experts in one precision",
             )
-        stacked[key][index].copy_(subtract({key: value}, base)[key])
+        _write_difference(f"expert {name!r} {key}", value.detach(), base[key].detach(), stacked[key][index])
+
+
+def _write_difference(what: str, expert: Tensor, base: Tensor, out: Tensor) -> None:
+    """Write expert - base to a contiguous ``out``, part by part: its values are checked while they are in the cache."""
+    pieces = (tensor.reshape(-1).split(PART) for tensor in (expert, base, out.view(-1)))
+    for ours, theirs, to in zip(*pieces, strict=True):
+        difference(ours, theirs, to)
+        if not finite(to):
+            refuse_values(what, ours, to.dtype)
 
 
 def _fill(task_vectors: TaskVectors, base: Params, stacked: Mapping[str, Tensor]) -> None:
@@ -157,7 +206,10 @@ def _fill(task_vectors: TaskVectors, base: Params, stacked: Mapping[str, Tensor]
     object.__setattr__(task_vectors, "base", {key: widened(value) for key, value in base.items()})
     object.__setattr__(task_vectors, "stacked", stacked)
     object.__setattr__(task_vectors, "names", names)
-    views = tuple({key: tensor[t] for key, tensor in stacked.items()} for t in range(len(names)))
+    if isinstance(stacked, OnDemand):
+        views: Sequence[Params] = stacked.deltas()
+    else:
+        views = tuple({key: tensor[t] for key, tensor in stacked.items()} for t in range(len(names)))
     object.__setattr__(task_vectors, "deltas", views)
 
 
@@ -185,7 +237,11 @@ def _check(what: str, params: Params, base: Params) -> None:
             )
         if not value.is_floating_point():
             refuse(f"{what} {key}", expected="a float tensor", got=value.dtype, cure="leave integer buffers out")
-        if not bool(torch.isfinite(value).all()):
+
+
+def _check_values(what: str, params: Params) -> None:
+    for key, value in params.items():
+        if not finite(value):
             refuse(f"{what} {key}", expected="finite numbers", got="nan or inf", cure="check the checkpoint")
 
 
@@ -245,13 +301,13 @@ def merged(
             name: add_rows(base.flatten(), rows(task_vectors.stacked[name]).T, weights[name]).view_as(base)
             for name, base in task_vectors.base.items()
         }
-    parts = []
+    parts: list[tuple[Tensor, Tensor, Rows, Tensor]] = []
     for name, base in task_vectors.base.items():
         if name not in out:
             out[name] = torch.empty(base.shape, dtype=task_vectors.dtype, device=coefficients.device)
-        pieces = (base.flatten(), rows(task_vectors.stacked[name]).T, out[name].view(-1))
-        parts += [(weights[name], *part) for part in zip(*(piece.split(PART) for piece in pieces), strict=True)]
-    run(lambda part: add_rows(part[1], part[2], part[0], out=part[3]), parts)
+        pieces = base.flatten().split(PART), cut(task_vectors.stacked, name), out[name].view(-1).split(PART)
+        parts += [(weights[name], *part) for part in zip(*pieces, strict=True)]
+    run(lambda part: add_rows(part[1], formed(part[2]).T, part[0], out=part[3]), parts)
     return out
 
 
@@ -264,12 +320,11 @@ def contract(task_vectors: TaskVectors, gradient: Params, blocks: Blocks) -> Ten
     parts, columns = [], []
     for column, names in enumerate(blocks.values()):
         for name in names:
-            matrix, vector = rows(task_vectors.stacked[name]), gradient[name].flatten()
-            cut = list(zip(matrix.split(PART, dim=1), vector.split(PART), strict=True))
-            parts += cut
-            columns += [column] * len(cut)
+            pieces = list(zip(cut(task_vectors.stacked, name), gradient[name].flatten().split(PART), strict=True))
+            parts += pieces
+            columns += [column] * len(pieces)
     device = next(iter(gradient.values())).device
     result = torch.zeros(len(task_vectors), len(blocks), dtype=torch.float64, device=device)
-    for column, value in zip(columns, run(lambda part: dot_rows(*part), parts), strict=True):
+    for column, value in zip(columns, run(lambda part: dot_rows(formed(part[0]), part[1]), parts), strict=True):
         result[:, column] += value
     return result.to(task_vectors.dtype)

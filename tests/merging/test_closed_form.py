@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.types import InputError
 from merging import METHODS, TaskVectors, merge
-from merging.closed_form import sparse, spectral, tensors
+from merging.closed_form import scale, sparse, spectral, tensors
 from merging.closed_form.scale import MEAN_GRID, SUM_GRID, ScaleSettings
 from merging.closed_form.slerp import interpolate
 from merging.suites import toy
@@ -289,10 +289,21 @@ def test_every_row_with_a_scale_takes_the_best_of_its_grid(method):
     found = merge(method, suite.task_vectors, suite.tasks, scale=None, **settings)
     merges = {s: merge(method, suite.task_vectors, suite.tasks, scale=s, **settings).merged for s in grid}
     values = {s: mean_accuracy(suite.tasks, params, "validation") for s, params in merges.items()}
-    assert found.history["validation_accuracy"] == list(values.values())
-    best = min(s for s, value in values.items() if value == max(values.values()))
-    assert found.history["chosen_scale"] == [best]
+    looked = dict(zip(found.history["scale"], found.history["validation_accuracy"], strict=True))
+    assert looked == {s: values[s] for s in looked}
+    assert found.used == {"validation": len(grid)}, "the price is that of the whole grid"
+    assert len(looked) <= 10
+    (best,) = found.history["chosen_scale"]
+    assert best == min(s for s, value in looked.items() if value == max(looked.values()))
     assert_near(found.merged["first.weight"], merges[best]["first.weight"])
+
+
+@pytest.mark.parametrize("peak", range(20))
+def test_the_search_finds_the_peak_of_the_whole_grid_with_half_the_looks(peak, monkeypatch):
+    monkeypatch.setattr(scale, "mean_accuracy", lambda tasks, params, split: -abs(params["s"] - SUM_GRID[peak]))
+    found, looked = scale.best_scale((), lambda s: {"s": torch.tensor(s)}, SUM_GRID)
+    assert found == SUM_GRID[peak]
+    assert len(looked) <= 10
 
 
 def test_rows_beat_averaging_where_their_assumptions_hold():

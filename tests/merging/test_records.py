@@ -12,6 +12,7 @@ import torch
 
 from bounds.types import InputError
 from merging import records
+from merging.params import finite
 
 SCHEMA = "test/1"
 CONTENT = {
@@ -179,10 +180,10 @@ def test_a_json_record_may_be_laid_out_anew_but_not_changed(tmp_path):
 
 @pytest.mark.parametrize("value", [torch.tensor([1.0, float("nan")]), torch.tensor([float("inf"), float("-inf")])])
 def test_numbers_that_are_not_finite_are_seen(value):
-    assert not records.all_finite(value)
+    assert not finite(value)
 
 
 def test_large_numbers_are_finite():
-    assert records.all_finite(torch.full((4,), 3e38))
-    assert records.all_finite(torch.full((4,), 6e4, dtype=torch.float16))
-    assert records.all_finite(torch.empty(0))
+    assert finite(torch.full((4,), 3e38))
+    assert finite(torch.full((4,), 6e4, dtype=torch.float16))
+    assert finite(torch.empty(0))

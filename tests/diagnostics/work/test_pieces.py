@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diagnostics.plain import to_plain
 
 from diagnostics.report import build
 from diagnostics.settings import Settings
@@ -14,6 +13,7 @@ from diagnostics.work.pieces import Keeper, Pieces
 from diagnostics.work.reads import Noted, Reads, made_once
 from diagnostics.workspace import Workspace
 from merging import merge
+from merging.plain import to_plain
 from merging.suites import toy
 
 SMALL = Settings(
