@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bounds.single_model import READINGS, Reading
 from bounds.theorems import theorem2
+from bounds.theorems.single_model import READINGS, Reading
 from bounds.types import Bound, Estimate, Params
 from diagnostics import anchors as expert_side
 from diagnostics import linear_world, merge_terms, network_world

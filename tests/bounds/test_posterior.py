@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from bounds.choice import Moments, choose_posterior
 from bounds.pac_bayes import (
     amplification,
     best_flatness_bound,
@@ -16,6 +15,7 @@ from bounds.pac_bayes import (
     round_to_grid,
     union_price,
 )
+from bounds.theorems.choice import Moments, choose_posterior
 from bounds.types import Estimate, InputError
 
 EXACT = 1e-12

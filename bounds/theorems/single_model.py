@@ -9,7 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from bounds.experts import (
+from bounds.heterogeneity import CrossRisk
+from bounds.pac_bayes import GRIDS, POINCARE, QSB
+from bounds.posterior import uncertified
+from bounds.theorems.experts import (
     HELD_OUT,
     IID,
     AnchorStatistics,
@@ -21,9 +24,6 @@ from bounds.experts import (
     heterogeneity_term,
     prices,
 )
-from bounds.heterogeneity import CrossRisk
-from bounds.pac_bayes import GRIDS, POINCARE, QSB
-from bounds.posterior import uncertified
 from bounds.types import Bound, Estimate, Term, refuse, weighted_sum
 from bounds.validation import check_estimate
 

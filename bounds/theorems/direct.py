@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bounds.experts import AnchorStatistics, amplified, complexity_terms, expert_term, prices
 from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB
 from bounds.posterior import checked_price
+from bounds.theorems.experts import AnchorStatistics, amplified, complexity_terms, expert_term, prices
 from bounds.types import Bound, Estimate, Term, refuse, weighted_sum, worst_status
 from bounds.validation import check_positive, check_weights
 
