@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bounds.theorems.single_model import READINGS
+from bounds.theorems import READINGS
 from diagnostics.settings import COEFFICIENT_SCALES, ETA_GRID, GAMMA, OWN_SCALE, SIGMA_GRID, UNIFORM_PRIORS, Settings
 from merging.evaluation import MODELS, mean
 

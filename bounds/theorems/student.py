@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Literal
 
 from bounds.distillation import Ladder
-from bounds.theorems.experts import expert_term
-from bounds.types import Bound, Estimate, Term, refuse, weighted_sum
+from bounds.theorems.terms import DISAGREEMENT, DISTILLATION, TEACHERS_ERROR, TEACHERS_RISK
+from bounds.types import Bound, Estimate, refuse, weighted_sum
 from bounds.validation import check_estimate
 
 Rungs = Literal["total_variation", "minimum", "pinsker", "bretagnolle_huber"]
@@ -52,11 +52,11 @@ def theorem3(
         excess = [weighted_sum([r, b], [1.0, -1.0]) for r, b in zip(teacher_risk, bayes_risk, strict=True)]
         for value in excess:
             check_estimate(value, "teacher's excess risk")
-    symbol = "Σα_t R_t(p_t)" if bayes_risk is None else "Σα_t [R_t(p_t) − R_t*]"
+    teachers = TEACHERS_RISK if bayes_risk is None else TEACHERS_RISK.elsewhere("(8)", "Σα_t [R_t(p_t) − R_t*]")
     step = rungs[rung]
     terms = (
-        expert_term(symbol, "teachers' risk", "(8)", excess, ladder.alpha),
-        Term(f"M·{step.name}", "distillation", "(8)", step.total, step.per_task),
+        teachers.average(excess, ladder.alpha),
+        DISTILLATION.elsewhere("(8)", f"M·{step.name}").term(step.total, step.per_task),
     )
     assumptions = ("the cost lies in [0, M]", "p and q are probabilities at temperature 1", "unused data")
     return Bound("Theorem 3", "risk" if bayes_risk is None else "excess risk", terms, 0.0, assumptions, trivial_risk)
@@ -85,7 +85,7 @@ def argmax_error(ladder: Ladder, teacher_error: Sequence[Estimate]) -> Bound:
     """
     check_risks(teacher_error, replace(ladder, cost_bound=1.0), "teacher error")
     terms = (
-        expert_term("Σα_t err(p_t)", "teachers' error", "7", teacher_error, ladder.alpha),
-        Term("Σα_t Pr[q ≠ p]", "disagreement", "7", ladder.disagreement.total, ladder.disagreement.per_task),
+        TEACHERS_ERROR.average(teacher_error, ladder.alpha),
+        DISAGREEMENT.term(ladder.disagreement.total, ladder.disagreement.per_task),
     )
     return Bound("student's error", "argmax", terms, 0.0, ("unused data",), 1.0)

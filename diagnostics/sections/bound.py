@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bounds.theorems import vertices
-from bounds.theorems.single_model import READINGS
+from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
 from bounds.types import Bound, Estimate, Status
-from diagnostics.anchors import Anchors
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging.params import norm
@@ -86,7 +84,7 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
             "assumed-linear": _experts(side.assumed, distances),
             "linearised": _experts(side.linear, distances),
         },
-        log_price=side.linear.log_price,
+        log_price=side.linear.prices(side.delta)[0],
         vertices=vertices(bounds[READINGS.index("linearised")]),
     )
 
@@ -110,7 +108,7 @@ def reading_row(bound: Bound) -> ReadingRow:
     )
 
 
-def _experts(side: Anchors, distances: list[float]) -> tuple[ExpertRow, ...]:
+def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[ExpertRow, ...]:
     return tuple(
         ExpertRow(s.own_risk, s.n, distance, s.displacement_sq, s.kernel, s.gradient, s.sigma, s.eta, s.qsb, s.kl)
         for s, distance in zip(side.statistics, distances, strict=True)
