@@ -76,3 +76,14 @@ def test_a_new_row_needs_no_change_where_bounds_are_assumed_linear(monkeypatch):
     bound = theorem2(experts(), MergedModel(None), WEIGHTS, delta=DELTA, reading="assumed-linear")
     assumed = {t.name for t in bound.terms if t.estimate.status == "assumed"}
     assert assumed == {"kernel-weighted noise", "consensus gap", "complexity"}
+
+
+def test_the_way_from_the_merge_to_the_anchors_is_assumed_where_linearity_is():
+    """(6) uses linearity in all three terms beside the merge's own risk."""
+    anchor = MergeAnchor(
+        risk=estimate(0.4), gradient_norm_sq=estimate(9.0), distance_sq=4.0, kernel_dispersion=estimate(1.3)
+    )
+    merge = MergedModel(estimate(0.1), estimate(0.02), [anchor] * 3)
+    bound = theorem2(experts(), merge, WEIGHTS, delta=DELTA, reading="assumed-linear")
+    certain = {t.name for t in bound.terms if t.estimate.status != "assumed"}
+    assert certain == {"risk of the merge", "complexity", "Poincaré flatness", "heterogeneity"}
