@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bounds.theorems import READINGS
 from diagnostics.settings import COEFFICIENT_SCALES, ETA_GRID, GAMMA, OWN_SCALE, SIGMA_GRID, UNIFORM_PRIORS, Settings
-from merging.evaluation import MODELS, mean
+from merging.commands.evaluation import MODELS, mean
 
 if TYPE_CHECKING:
     from diagnostics.report import MergeReport

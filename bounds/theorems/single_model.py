@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from bounds.pac_bayes import GRIDS, POINCARE, QSB
-from bounds.posterior import uncertified
+from bounds.pac_bayes.posterior import uncertified
 from bounds.theorems.experts import HELD_OUT, IID, AnchorStatistics, Experts, MergeAnchor, amplified
 from bounds.theorems.terms import (
     COMPLEXITY,

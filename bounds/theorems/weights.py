@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from bounds.posterior import dependent_sum
+from bounds.pac_bayes.posterior import dependent_sum
 from bounds.types import Estimate, refuse, weighted_sum
 from bounds.validation import check_weights
 

@@ -16,7 +16,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bounds.theorems import KINDS
-from diagnostics.svg import FAINT, INK, PAPER, element
+from diagnostics.figures.svg import FAINT, INK, PAPER, element
 
 if TYPE_CHECKING:
     from diagnostics.report import MergeReport, Report
