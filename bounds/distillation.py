@@ -67,7 +67,7 @@ class Rung:
     total: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ladder:
     """Upper bounds on the excess risk that the student adds to the teachers', in units of the cost.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bounds.linearize import jvp_scores
+from bounds.theorems import Weights
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
 from diagnostics.settings import Settings
@@ -239,10 +240,17 @@ class Workspace:
             [world.labels for world in worlds],
             [piece["own"] for piece in drawn],
         )
-        assumed = expert_side.assumed_linear(linear, draws, sizes)
-        risk = self.trivial_risk
+        assumed = expert_side.assumed_linear(linear, draws, sizes, settings.delta)
         return ExpertSide(
-            worlds, posteriors, draws, linear, assumed, self.centre, self.alpha, self.beta, settings.delta, risk
+            worlds=worlds,
+            posteriors=posteriors,
+            draws=draws,
+            linear=linear,
+            assumed=assumed,
+            centre=self.centre,
+            weights=Weights(self.alpha, self.beta),
+            delta=settings.delta,
+            trivial_risk=self.trivial_risk,
         )
 
     def _linearisation(self) -> list[Pieces]:

@@ -61,8 +61,11 @@ from IPython.display import Markdown
 from bounds.heterogeneity import CrossRisk, cross_risk, heterogeneity
 from bounds.theorems import (
     AnchorStatistics,
+    Experts,
     MergeAnchor,
+    MergedModel,
     PosteriorStatistics,
+    Weights,
     direct_form,
     pooled_direct_form,
     theorem1,
@@ -137,7 +140,7 @@ def mixture_bound(world, d, beta, alpha=alpha):
         )
         for s in world.statistics
     ]  # fmt: skip
-    return theorem1(posteriors, exact_cross_risk(world.risks[d]), alpha, beta, delta=delta)
+    return theorem1(Experts(posteriors, exact_cross_risk(world.risks[d])), Weights(alpha, beta), delta=delta)
 
 
 def anchor(world, d, mean, task, statistics):
@@ -153,19 +156,15 @@ def anchor(world, d, mean, task, statistics):
 
 def merge_bound(world, d, merged, beta, *, gain=True, merge_anchored=False, alpha=alpha):
     """(5), or (6), for the model ``merged`` [d] on sample pair d."""
-    logistic, weights = world.logistic, np.array(beta)
+    logistic = world.logistic
     label = np.array(alpha) @ np.array(world.labels)
     gradient = logistic.point_gradient(merged, label)
-    gaps = [float(gradient @ (merged - m[d])) for m in world.means]
-    gains = [max(float(logistic.bregman_gain(merged, m[d])), 0.0) for m in world.means]
+    gaps = [Estimate(float(gradient @ (merged - m[d]))) for m in world.means]
+    gains = [Estimate(max(float(logistic.bregman_gain(merged, m[d])), 0.0)) for m in world.means]
     anchors = [anchor(world, d, m[d], j, s) for j, (m, s) in enumerate(zip(world.means, world.statistics, strict=True))]
     moved = [merge_anchor(world, d, merged, j) for j in range(tasks)] if merge_anchored else None
-    return theorem2(
-        anchors, exact_cross_risk(world.risks[d]), alpha, beta, Estimate(float(weights @ gaps)),
-        Estimate(float(weights @ gains)) if gain else None, delta=delta,
-        form="merge-anchored" if merge_anchored else "expert-anchored", merge_anchors=moved,
-        gap_per_expert=[Estimate(v) for v in gaps], gain_per_expert=[Estimate(v) for v in gains] if gain else (),
-    )  # fmt: skip
+    experts = Experts(anchors, exact_cross_risk(world.risks[d]))
+    return theorem2(experts, MergedModel(gaps, gains if gain else None, moved), Weights(alpha, beta), delta=delta)
 
 
 def merge_anchor(world, d, merged, task):
@@ -176,8 +175,9 @@ def merge_anchor(world, d, merged, task):
     dispersion = world.logistic.scale**2 / 2 * (total @ step**2) / world.n  # mean ||ΠJ(m_j - theta_m)||²
     risk = world.logistic.point_training_risk(merged, plus, minus)
     return MergeAnchor(
-        Estimate(float(risk)), Estimate(float(slope @ slope)), float(step @ step), Estimate(float(dispersion))
-    )
+        risk=Estimate(float(risk)), gradient_norm_sq=Estimate(float(slope @ slope)), distance_sq=float(step @ step),
+        kernel_dispersion=Estimate(float(dispersion)),
+    )  # fmt: skip
 
 
 def true_risk(world, merged, alpha=alpha):

@@ -42,7 +42,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
 
-from bounds.theorems.single_model import READINGS
+from bounds.theorems import READINGS
 from diagnostics.figures.style import BLUE, READING_STYLES, SKY, VERMILION
 from diagnostics.sections.sweep import Local, expert_direction, merge_direction, random_direction, sweep
 from diagnostics.settings import Settings

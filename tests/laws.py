@@ -184,7 +184,8 @@ def sees_only_its_needs(method: str) -> None:
         assert set(first.used) == needs
         looked = len(first.history.get("validation_accuracy", ()))
         tried = first.used.get("validation") or 0  # what could have been looked at, all of which a certificate pays for
-        assert tried >= looked and (tried > 0) == (looked > 0)
+        assert tried >= looked
+        assert (tried > 0) == (looked > 0)
 
 
 def _noise(sample: Sample) -> Sample:

@@ -20,7 +20,7 @@ Perturbation = Mapping[str, Tensor]
 COEFFICIENTS = "coefficients"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharpness:
     """Increase of the mean loss under the perturbation that was found.
 
@@ -108,10 +108,12 @@ def _first_order(
 ) -> Sharpness:
     norm = _norm(gradient)
     if norm == 0.0:
-        return Sharpness(0.0, start, start, 0.0, 0.0)
+        return Sharpness(increase=0.0, loss=start, perturbed_loss=start, perturbation_norm=0.0, gradient_norm=0.0)
     step = _towards(gradient, rho, norm)
     value = value_at(step)
-    return Sharpness(value - start, start, value, _norm(step), norm)
+    return Sharpness(
+        increase=value - start, loss=start, perturbed_loss=value, perturbation_norm=_norm(step), gradient_norm=norm
+    )
 
 
 def _ascend(
@@ -133,7 +135,9 @@ def _ascend(
             best, at, gradient, norm = value, candidate, slope, _norm(slope)
         else:
             share /= 2
-    return Sharpness(best - start, start, best, _norm(at), first_norm)
+    return Sharpness(
+        increase=best - start, loss=start, perturbed_loss=best, perturbation_norm=_norm(at), gradient_norm=first_norm
+    )
 
 
 def _norm(perturbation: Perturbation) -> float:

@@ -22,6 +22,57 @@ from bounds.validation import (
 )
 
 
+def log_choices(
+    eta_grid: Sequence[float] | None,
+    sigma_grid: Sequence[float],
+    blocks: int,
+    *,
+    tied: bool = False,
+    with_zero: bool = False,
+) -> float:
+    """Ln G of the choices made on grids: G = |eta grid| * |sigma grid|^blocks (one factor when sigma is tied).
+
+    Args:
+        eta_grid: the values eta may be chosen from; None for a bound without eta (the comparators).
+        sigma_grid: the values every sigma_b may be chosen from.
+        blocks: number of blocks that move (a block frozen by design has sigma 0 and no price).
+        tied: one sigma for all blocks.
+        with_zero: sigma_b = 0 may be chosen too, for a block found afterwards not to have moved: one more value
+            per block, or, tied, one factor 2 per block for the pattern of zeros.
+
+    Raises:
+        InputError: empty or non-positive grid, or no block.
+
+    Source: docs/theory.md section 0. Status: exact.
+    """
+    sigma_choices = len(checked_grid(sigma_grid, "sigma grid"))
+    eta_choices = 1 if eta_grid is None else len(checked_grid(eta_grid, "eta grid"))
+    count = check_count(blocks, "number of blocks")
+    if tied:
+        log_sigmas = math.log(sigma_choices) + (count * math.log(2.0) if with_zero else 0.0)
+    else:
+        log_sigmas = count * math.log(sigma_choices + with_zero)
+    return math.log(eta_choices) + log_sigmas
+
+
+def price(tasks: int, delta: float, choices: float = 0.0) -> float:
+    """ln(T G / delta), in nats, what T simultaneous statements cost each of them.
+
+    Args:
+        tasks: number T of statements.
+        delta: failure probability of all of them together.
+        choices: ln G from ``log_choices``; 0 if nothing was chosen.
+
+    Raises:
+        InputError: fewer than one task, delta outside (0, 1), or a negative ln G.
+
+    Source: docs/theory.md section 0. Status: exact.
+    """
+    check_delta(delta)
+    check_nonnegative(choices, "ln G of the choices")
+    return math.log(check_count(tasks, "number of tasks")) + choices - math.log(delta)
+
+
 def union_price(
     tasks: int,
     eta_grid: Sequence[float] | None,
@@ -32,33 +83,8 @@ def union_price(
     *,
     with_zero: bool = False,
 ) -> float:
-    """ln(T G / delta), G = |eta grid| * |sigma grid|^blocks (one factor when sigma is tied), in nats.
-
-    Args:
-        tasks: number T of simultaneous statements.
-        eta_grid: the values eta may be chosen from; None for a bound without eta (the comparators).
-        sigma_grid: the values every sigma_b may be chosen from.
-        blocks: number of blocks that move (a block frozen by design has sigma 0 and no price).
-        with_zero: sigma_b = 0 may be chosen too, for a block found afterwards not to have moved: one more value
-            per block, or, tied, one factor 2 per block for the pattern of zeros.
-        tied: one sigma for all blocks.
-        delta: failure probability.
-
-    Raises:
-        InputError: empty or non-positive grid, counts below 1, delta outside (0, 1).
-
-    Source: docs/theory.md section 0. Status: exact.
-    """
-    check_delta(delta)
-    sigma_choices = len(checked_grid(sigma_grid, "sigma grid"))
-    eta_choices = 1 if eta_grid is None else len(checked_grid(eta_grid, "eta grid"))
-    count = check_count(blocks, "number of blocks")
-    if tied:
-        log_sigmas = math.log(sigma_choices) + (count * math.log(2.0) if with_zero else 0.0)
-    else:
-        log_sigmas = count * math.log(sigma_choices + with_zero)
-    log_sizes = math.log(eta_choices) + log_sigmas
-    return math.log(check_count(tasks, "number of tasks")) + log_sizes - math.log(delta)
+    """ln(T G / delta) with G from grids: ``price`` of ``log_choices``, whose arguments these are."""
+    return price(tasks, delta, log_choices(eta_grid, sigma_grid, blocks, tied=tied, with_zero=with_zero))
 
 
 def checked_grid(grid: Sequence[float], what: str) -> tuple[float, ...]:

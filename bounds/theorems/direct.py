@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB
-from bounds.pac_bayes.posterior import checked_price
-from bounds.theorems.experts import AnchorStatistics, amplified, complexity_terms, expert_term, prices
+from bounds.pac_bayes.posterior import price
+from bounds.theorems.experts import AnchorStatistics, amplified, complexities, prices
+from bounds.theorems.terms import COMPLEXITY, FLATNESS, MERGE_RISK, NOISE, TermKind
 from bounds.types import Bound, Estimate, Term, refuse, weighted_sum, worst_status
 from bounds.validation import check_positive, check_weights
 
@@ -31,7 +32,7 @@ def direct_form(
     alpha: Sequence[float] | Tensor,
     *,
     delta: float,
-    log_price: float | Sequence[float] | None = None,
+    log_choices: float | Sequence[float] = 0.0,
     gamma: float = 0.5,
     reading: str = "linearised",
     trivial_risk: float = math.inf,
@@ -43,27 +44,28 @@ def direct_form(
             ``displacement_sq`` = ||theta_m - theta_0||^2 per block).
         alpha: evaluation weights [T] on the simplex.
         delta: failure probability.
-        log_price: ln(T G_t/delta) per task or one for all; ln(T/delta) when None.
+        log_choices: ln G_t, how many posteriors each was chosen from, per task or one for all.
         gamma: smoothness of the loss in the scores.
         reading: goes into the result.
         trivial_risk: risk of the predictor that knows nothing.
 
     Raises:
-        InputError: weights off the simplex, counts that differ, a price that does not pay for delta.
+        InputError: weights off the simplex, counts that differ, a negative ln G, delta outside (0, 1).
 
     Source: docs/theory.md section 5. Status: worst of the inputs, never certified.
     """
     weights = check_weights(alpha, len(anchors), "alpha")
-    price = prices(log_price, len(anchors), delta)
+    paid = prices(log_choices, len(anchors), delta)
     risk = [amplified(t.factors[0], t.own_risk) for t in anchors]
     noise = [amplified(t.factors[0], t.noise(gamma)) for t in anchors]
     flat = [amplified(t.factors[1], t.flatness) for t in anchors]
-    complexity = complexity_terms(anchors, price)
     terms = (
-        expert_term("Σα_t A_t L̂_t(θ_m)", "risk of the merge", "5, direct", risk, weights),
-        expert_term("Σα_t A_t (γ/2)Σσ²κ̂_t", "kernel-weighted noise", "5, direct", noise, weights),
-        expert_term("Σα_t A_t (KL + price_t)/(η_t n_t)", "complexity", "5, direct", complexity, weights),
-        expert_term("Σα_t B_t E E_Q⟨∇ℓ, Σ∇ℓ⟩", "Poincaré flatness", "5, direct", flat, weights),
+        MERGE_RISK.elsewhere("5, direct", "Σα_t A_t L̂_t(θ_m)").average(risk, weights),
+        NOISE.elsewhere("5, direct", "Σα_t A_t (γ/2)Σσ²κ̂_t").average(noise, weights),
+        COMPLEXITY.elsewhere("5, direct", "Σα_t A_t (KL + price_t)/(η_t n_t)").average(
+            complexities(anchors, paid), weights
+        ),
+        FLATNESS.elsewhere("5, direct", "Σα_t B_t E E_Q⟨∇ℓ, Σ∇ℓ⟩").average(flat, weights),
     )
     return Bound("direct", reading, terms, delta, ASSUMPTIONS, trivial_risk)
 
@@ -74,7 +76,7 @@ def pooled_direct_form(
     lambda_: float,
     *,
     delta: float,
-    price: float | None = None,
+    log_choices: float = 0.0,
     gamma: float = 0.5,
     reading: str = "linearised",
     trivial_risk: float = math.inf,
@@ -90,7 +92,7 @@ def pooled_direct_form(
         alpha: evaluation weights [T] on the simplex; tasks of weight 0 do not count.
         lambda_: common rate > 0, fixed in advance or on the grid paid for.
         delta: failure probability.
-        price: ln(G/delta), without T (``union_price`` with one task); ln(1/delta) when None.
+        log_choices: ln G, how many posteriors and rates this one was chosen from.
         gamma: smoothness of the loss in the scores.
         reading: goes into the result.
         trivial_risk: risk of the predictor that knows nothing.
@@ -109,27 +111,22 @@ def pooled_direct_form(
             got=len(posteriors),
             cure="use one sigma for all tasks",
         )
-    price = checked_price(price, delta)
     check_positive(lambda_, "lambda")
     used = [(w, t.with_eta(lambda_ * w / t.n)) for w, t in zip(weights, anchors, strict=True) if w > 0.0]
     factors = [t.factors[0] for _, t in used]
     largest = max(factors, key=lambda a: a.value)
     a = Estimate(largest.value, largest.stderr, largest.n, worst_status([f.status for f in factors]))
 
-    def pooled(symbol: str, name: str, values: Sequence[Estimate]) -> Term:
+    def pooled(kind: TermKind, symbol: str, values: Sequence[Estimate]) -> Term:
         total = weighted_sum(values, [w for w, _ in used])
-        return Term(symbol, name, "5, pooled", amplified(a, total), tuple(values))
+        return kind.elsewhere("5, pooled", symbol).term(amplified(a, total), values)
 
-    kl = Estimate((used[0][1].kl + price) / lambda_)
+    kl = Estimate((used[0][1].kl + price(1, delta, log_choices)) / lambda_)
     terms = (
-        pooled("A Σα_t L̂_t(θ_m)", "risk of the merge", [t.own_risk for _, t in used]),
-        pooled("A Σα_t (γ/2)Σσ²κ̂_t", "kernel-weighted noise", [t.noise(gamma) for _, t in used]),
-        Term("A (KL + price)/Λ", "complexity", "5, pooled", amplified(a, kl)),
-        pooled(
-            "A Σα_t (η_t/2) E E_Q⟨∇ℓ, Σ∇ℓ⟩",
-            "Poincaré flatness",
-            [t.flatness.scaled(t.eta / 2.0) for _, t in used],
-        ),
+        pooled(MERGE_RISK, "A Σα_t L̂_t(θ_m)", [t.own_risk for _, t in used]),
+        pooled(NOISE, "A Σα_t (γ/2)Σσ²κ̂_t", [t.noise(gamma) for _, t in used]),
+        COMPLEXITY.elsewhere("5, pooled", "A (KL + price)/Λ").term(amplified(a, kl)),
+        pooled(FLATNESS, "A Σα_t (η_t/2) E E_Q⟨∇ℓ, Σ∇ℓ⟩", [t.flatness.scaled(t.eta / 2.0) for _, t in used]),
     )
     assumptions = (*ASSUMPTIONS, "the tasks' samples are independent")
     return Bound("pooled direct", reading, terms, delta, assumptions, trivial_risk)

@@ -1,4 +1,4 @@
-"""What the theorems need to know about each expert, and the terms that are sums over experts.
+"""What the theorems need to know about the experts, and the parts of each that make up the terms.
 
 Per-expert values carry their factors A_j, B_j; the weights beta_j enter in the sum only, so that the vertices
 of (5) can be read off the terms.
@@ -9,30 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-from torch import Tensor
-
-from bounds import heterogeneity as cross
-from bounds.heterogeneity import CrossRisk
+from bounds.heterogeneity import CrossRisk, heterogeneity
 from bounds.pac_bayes.divergences import gaussian_kl
-from bounds.pac_bayes.posterior import amplification, dependent_sum, product, uncertified
-from bounds.types import Estimate, Term, refuse, weighted_sum
-from bounds.validation import (
-    check_count,
-    check_delta,
-    check_estimate,
-    check_nonnegative,
-    check_positive,
-    check_weights,
-)
+from bounds.pac_bayes.posterior import amplification, dependent_sum, price, product, uncertified
+from bounds.theorems.terms import HETEROGENEITY, MERGE_RISK
+from bounds.theorems.weights import Weights, check_tasks
+from bounds.types import Estimate, Term, refuse
+from bounds.validation import check_count, check_estimate, check_nonnegative, check_positive
 
-PRICE_TOLERANCE = 1e-9
-HETEROGENEITY = "H_Q(α,β)"
 IID = "each task's training points are i.i.d.; theta_0, heads, blocks and grids do not depend on them"
 HELD_OUT = "the held-out data behind C, flatness, H_Q, the gap and the gain are unused in training and choices"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PosteriorStatistics:
     """One expert's posterior Q_j in (4).
 
@@ -63,7 +54,7 @@ class PosteriorStatistics:
         return amplification(self.eta, uncertified(self.qsb))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnchorStatistics:
     """One expert's anchor m_j and posterior N(m_j, diag sigma_b^2) in (5); tuples run over blocks.
 
@@ -122,7 +113,7 @@ class AnchorStatistics:
         return replace(self, eta=eta)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeAnchor:
     """What (6) needs to move expert j's anchor to the merged model, on the training sample of task j.
 
@@ -141,7 +132,7 @@ class MergeAnchor:
     mu: float | None = None
 
     def __post_init__(self) -> None:
-        check_estimate(self.risk, "risk of the merge")
+        check_estimate(self.risk, MERGE_RISK.name)
         check_estimate(self.gradient_norm_sq, "squared gradient norm")
         check_nonnegative(self.distance_sq, "squared distance")
         check_estimate(self.kernel_dispersion, "kernel dispersion")
@@ -166,35 +157,69 @@ class MergeAnchor:
         return Estimate(self.gradient_flatness.value, 0.0, self.gradient_norm_sq.n, self.gradient_norm_sq.status)
 
 
-def prices(log_price: float | Sequence[float] | None, tasks: int, delta: float) -> tuple[float, ...]:
-    """Return the price ln(T G_j/delta) of each of T statements; ln(T/delta) for None (nothing chosen).
+Statistics = TypeVar("Statistics", AnchorStatistics, PosteriorStatistics)
+
+
+@dataclass(frozen=True)
+class Experts(Generic[Statistics]):
+    """The experts' side of (4) and (5): all that is known before a merge and the weights are given.
+
+    ``statistics`` one per expert; ``cross`` the risks R_ij = L_i(Q_j) on held-out data, from which H_Q follows at any
+    weights; ``log_choices`` = ln G, how many posteriors each expert's was chosen from (``posterior.log_choices``), one
+    value per expert or one for all; 0 if nothing was chosen.
 
     Raises:
-        InputError: wrong number, not finite, or sum_j exp(-price_j) > delta: delta is not paid for.
+        InputError: no expert, a cross-risk of other tasks, a negative ln G, or not one per expert.
     """
-    check_delta(delta)
-    if log_price is None:
-        return (math.log(tasks / delta),) * tasks
-    values = (float(log_price),) * tasks if isinstance(log_price, (int, float)) else tuple(map(float, log_price))
-    if len(values) != tasks:
-        refuse("log_price", expected=f"{tasks} values", got=len(values), cure="give one price per expert")
-    paid = sum(math.exp(-check_nonnegative(v, "log_price")) for v in values)
-    if paid > delta * (1.0 + PRICE_TOLERANCE):
-        cure = "use union_price: ln(T G_j/delta)"
-        refuse("log_price", expected=f"sum of exp(-price) <= delta = {delta}", got=paid, cure=cure)
-    return values
+
+    statistics: Sequence[Statistics]
+    cross: CrossRisk
+    log_choices: float | Sequence[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.statistics:
+            refuse("experts", expected="at least one", got="none", cure="pass one set of statistics per expert")
+        check_tasks(len(self.cross.sizes), len(self), "cross-risk")
+        check_tasks(len(per_expert(self.log_choices, len(self))), len(self), "ln G of the choices")
+
+    def __len__(self) -> int:
+        return len(self.statistics)
+
+    def prices(self, delta: float) -> tuple[float, ...]:
+        """Return the price ln(T G_j/delta) of each expert's statement, in nats; together they hold but for delta."""
+        return prices(self.log_choices, len(self), delta)
+
+    def complexity(self, delta: float) -> tuple[Estimate, ...]:
+        """Return A_j (KL_j + price_j)/(eta_j n_j) per expert."""
+        return complexities(self.statistics, self.prices(delta))
+
+    def flatness(self) -> tuple[Estimate, ...]:
+        """Return B_j E E_Q <grad l, S_j grad l> per expert."""
+        return tuple(amplified(s.factors[1], s.flatness) for s in self.statistics)
+
+    def heterogeneity(self, weights: Weights) -> Term:
+        """Return H_Q as a term, with its value at every beta = e_j."""
+        check_tasks(len(weights), len(self), "weights")
+        corners = [[float(i == j) for i in range(len(self))] for j in range(len(self))]
+        vertex = [heterogeneity(self.cross, weights.alpha, corner) for corner in corners]
+        total = heterogeneity(self.cross, weights.alpha, weights.beta)
+        return HETEROGENEITY.term(total, vertex, "per expert: Σ_i α_i R_ij − R_jj")
 
 
-def expert_term(
-    symbol: str,
-    name: str,
-    equation: str,
-    values: Sequence[Estimate],
-    weights: Sequence[float],
-    note: str = "",
-) -> Term:
-    """Return the term sum_j w_j v_j; the experts' samples are independent, so errors add in quadrature."""
-    return Term(symbol, name, equation, weighted_sum(values, weights), tuple(values), note)
+def per_expert(value: float | Sequence[float], count: int) -> tuple[float, ...]:
+    """Return one value per expert, from one for all or one for each."""
+    return (float(value),) * count if isinstance(value, (int, float)) else tuple(map(float, value))
+
+
+def prices(log_choices: float | Sequence[float], tasks: int, delta: float) -> tuple[float, ...]:
+    """Return the price ln(T G_j/delta) of each of T statements.
+
+    Raises:
+        InputError: wrong number, a negative or non-finite ln G, delta outside (0, 1).
+    """
+    values = per_expert(log_choices, tasks)
+    check_tasks(len(values), tasks, "ln G of the choices")
+    return tuple(price(tasks, delta, value) for value in values)
 
 
 def amplified(factor: Estimate, value: Estimate) -> Estimate:
@@ -202,37 +227,11 @@ def amplified(factor: Estimate, value: Estimate) -> Estimate:
     return product(factor, uncertified(value))
 
 
-def complexity_terms(
-    experts: Sequence[AnchorStatistics | PosteriorStatistics], price: Sequence[float]
+def complexities(
+    experts: Sequence[AnchorStatistics | PosteriorStatistics], paid: Sequence[float]
 ) -> tuple[Estimate, ...]:
     """Return A_j (KL_j + price_j)/(eta_j n_j) per expert."""
     return tuple(
         amplified(e.factors[0], Estimate((e.kl + p) / (e.eta * e.n), 0.0, e.n))
-        for e, p in zip(experts, price, strict=True)
+        for e, p in zip(experts, paid, strict=True)
     )
-
-
-def heterogeneity_term(
-    source: Estimate | CrossRisk | Sequence[Tensor], alpha: tuple[float, ...], beta: tuple[float, ...]
-) -> Term:
-    """Return H_Q as a term, with its value at every beta = e_j where the cross-risk is known."""
-    if isinstance(source, Estimate):
-        estimate = uncertified(check_estimate(source, "heterogeneity", signed=True))
-        return Term(HETEROGENEITY, "heterogeneity", "(1)", estimate)
-    table = source if isinstance(source, CrossRisk) else cross.cross_risk(source)
-    tasks = range(len(alpha))
-    vertex = [cross.heterogeneity(table, alpha, [float(i == j) for i in tasks]) for j in tasks]
-    note = "per expert: Σ_i α_i R_ij − R_jj"
-    total = cross.heterogeneity(table, alpha, beta)
-    return Term(HETEROGENEITY, "heterogeneity", "(1)", total, tuple(vertex), note)
-
-
-def checked_weights(
-    experts: Sequence[AnchorStatistics | PosteriorStatistics],
-    alpha: Sequence[float] | Tensor,
-    beta: Sequence[float] | Tensor,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return alpha and beta on the simplex, one entry per expert."""
-    if not experts:
-        refuse("experts", expected="at least one", got="none", cure="pass one set of statistics per expert")
-    return check_weights(alpha, len(experts), "alpha"), check_weights(beta, len(experts), "beta")

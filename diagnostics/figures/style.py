@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from bounds.theorems import KINDS
 from diagnostics.figures.svg import FAINT, INK, PAPER, Drawing, element
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
@@ -25,17 +26,20 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#56B4E9",
     "#F0E442",
 )
-TERM_STYLES: Mapping[str, tuple[str, str]] = {
-    "experts' own risk": (BLUE, ""),
-    "kernel-weighted noise": (SKY, "///"),
-    "complexity": (ORANGE, ""),
-    "Poincaré flatness": (YELLOW, "..."),
-    "heterogeneity": (VERMILION, "\\\\\\"),
-    "consensus gap": (PURPLE, "xxx"),
-    "Bregman gain": (GREEN, "---"),
-    "transfer error": ("#9a9a9a", "|||"),
+PALETTE: Mapping[str, str] = {
+    "blue": BLUE,
+    "orange": ORANGE,
+    "green": GREEN,
+    "vermilion": VERMILION,
+    "purple": PURPLE,
+    "sky": SKY,
+    "yellow": YELLOW,
 }
-"""Colour and hatching of the terms of (5) and (7)."""
+"""The names by which ``bounds.theorems.terms`` speaks of colours."""
+TERM_STYLES: Mapping[str, tuple[str, str]] = {
+    kind.name: (PALETTE.get(kind.colour, kind.colour), kind.hatch) for kind in KINDS
+}
+"""Colour and hatching of every term, by its name."""
 READING_STYLES: Mapping[str, tuple[str, str, str]] = {
     "assumed-linear": (ORANGE, "s", "--"),
     "linearised": (BLUE, "^", "-."),

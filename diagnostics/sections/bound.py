@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bounds.theorems import vertices
-from bounds.theorems.single_model import READINGS
+from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
 from bounds.types import Bound, Estimate, Status
 from diagnostics.figures.numbers import shown
 from diagnostics.sections.accuracy import Accuracy
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
-from diagnostics.terms.experts import Anchors
 from diagnostics.workspace import Workspace
 from merging.params import norm
 
@@ -97,7 +95,7 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
             "assumed-linear": _experts(side.assumed, distances),
             "linearised": _experts(side.linear, distances),
         },
-        log_price=side.linear.log_price,
+        log_price=side.linear.prices(side.delta)[0],
         vertices=vertices(bounds[READINGS.index("linearised")]),
     )
 
@@ -121,7 +119,7 @@ def reading_row(bound: Bound) -> ReadingRow:
     )
 
 
-def _experts(side: Anchors, distances: list[float]) -> tuple[ExpertRow, ...]:
+def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[ExpertRow, ...]:
     return tuple(
         ExpertRow(s.own_risk, s.n, distance, s.displacement_sq, s.kernel, s.gradient, s.sigma, s.eta, s.qsb, s.kl)
         for s, distance in zip(side.statistics, distances, strict=True)

@@ -88,10 +88,10 @@ def _per_example(workspace: Workspace, subject: Subject) -> Mapping[str, Sequenc
     table: dict[str, Sequence[Values]] = {RISK: [risk], ERROR: [error]}
     for bound in bounds:
         terms = at.assumed if bound.reading == "assumed-linear" else at.linear
-        along = list(terms.gap_values)
+        along = list(terms.gap.averaged(workspace.beta))
         if bound.reading == "corrected":
             along = [a + e for a, e in zip(along, at.transfer.values, strict=True)]
-        table[f"bound, {bound.reading} (nats)"] = [along, [-g for g in terms.gain_values]]
+        table[f"bound, {bound.reading} (nats)"] = [along, [-g for g in terms.gain.averaged(workspace.beta)]]
     return table
 
 

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 
 from bounds.heterogeneity import CrossRisk
-from bounds.theorems import AnchorStatistics, PosteriorStatistics, theorem1, theorem2
+from bounds.theorems import (
+    AnchorStatistics,
+    Experts,
+    MergedModel,
+    PosteriorStatistics,
+    Weights,
+    theorem1,
+    theorem2,
+)
+from bounds.theorems.terms import COMPLEXITY, GAIN, GAP, HETEROGENEITY
 from bounds.types import Bound, Estimate
 from diagnostics.study.rows import DELTA, Row, violation_row
 from diagnostics.study.single import divergence_part, in_chunks, term
@@ -109,15 +118,15 @@ def _theorem_columns(setting: ManyTasks, generator: np.random.Generator, draws: 
     for d, bound in enumerate(bounds):
         by_kl = sum(
             b * e.value * divergence_part(task.divergence[d], price)
-            for b, e, task in zip(beta, per_task(bound, "complexity"), tasks, strict=True)
+            for b, e, task in zip(beta, per_task(bound, COMPLEXITY.name), tasks, strict=True)
         )
         parts = (
             0.0,
-            term(bound, "heterogeneity"),
-            term(bound, "consensus gap"),
-            -term(bound, "Bregman gain"),
+            term(bound, HETEROGENEITY.name),
+            term(bound, GAP.name),
+            -term(bound, GAIN.name),
             by_kl,
-            term(bound, "complexity"),
+            term(bound, COMPLEXITY.name),
         )
         rows.append([truth[d], *(bound.value - part for part in parts)])
     return np.array(rows)
@@ -137,17 +146,17 @@ def _cross_risk(risk: np.ndarray) -> CrossRisk:
 def _mixture(setting: ManyTasks, tasks: Sequence[Draws], risk: np.ndarray, d: int) -> Bound:
     experts = [
         PosteriorStatistics(
-            Estimate(float(t.training_risk[d])),
-            setting.size,
-            float(t.divergence[d]),
-            Estimate(float(t.flatness[d])),
-            setting.eta,
-            Estimate(float(t.qsb[d])),
+            posterior_risk=Estimate(float(t.training_risk[d])),
+            n=setting.size,
+            kl=float(t.divergence[d]),
+            flatness=Estimate(float(t.flatness[d])),
+            eta=setting.eta,
+            qsb=Estimate(float(t.qsb[d])),
         )
         for t in tasks
     ]
     alpha = [1.0 / len(tasks)] * len(tasks)
-    return theorem1(experts, _cross_risk(risk), alpha, setting.beta, delta=DELTA)
+    return theorem1(Experts(experts, _cross_risk(risk)), Weights(alpha, setting.beta), delta=DELTA)
 
 
 def _single_model(
@@ -184,12 +193,9 @@ def _single_model(
         ]
         bounds.append(
             theorem2(
-                anchors,
-                _cross_risk(risks[d]),
-                alpha,
-                setting.beta,
-                Estimate(float(gap[d])),
-                Estimate(float(max(gain[d], 0.0))),
+                Experts(anchors, _cross_risk(risks[d])),
+                MergedModel(Estimate(float(gap[d])), Estimate(float(max(gain[d], 0.0)))),
+                Weights(alpha, setting.beta),
                 delta=DELTA,
             )
         )

@@ -8,25 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bounds.heterogeneity import CrossRisk, cross_risk
+from bounds.heterogeneity import cross_risk
 from bounds.pac_bayes import qsb_constant
-from bounds.pac_bayes.posterior import union_price
-from bounds.theorems import AnchorStatistics, Moments, choose_posterior
+from bounds.pac_bayes.posterior import log_choices, price
+from bounds.theorems import AnchorStatistics, Experts, Moments, choose_posterior
 from bounds.types import Blocks, Estimate, refuse
 from diagnostics.settings import ETA_GRID, GAMMA, SIGMA_GRID, Settings
 from diagnostics.terms.linear import LinearTask, losses
 from diagnostics.terms.network import PosteriorDraws
 from merging.params import squared_norms
 from merging.task_vectors import TaskVectors
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """Per expert the statistics of its posterior, the cross-risk R_ij, and the price ln(T G/δ) paid for the grids."""
-
-    statistics: Sequence[AnchorStatistics]
-    cross: CrossRisk
-    log_price: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ def linearised(
     sizes: Sequence[int],
     blocks: Blocks,
     settings: Settings,
-) -> tuple[Anchors, LinearPosteriors]:
+) -> tuple[Experts[AnchorStatistics], LinearPosteriors]:
     """Choose each expert's η and σ on the grids and measure (5)'s expert terms in the linearised network.
 
     The choice reads the moments on one half of the held-out examples, the terms on the other half. A block that did
@@ -61,7 +52,8 @@ def linearised(
         blocks: partition of the posteriors' σ.
         settings: draws, seed, δ.
     """
-    price = union_price(len(worlds), ETA_GRID, SIGMA_GRID, len(blocks), False, settings.delta, with_zero=True)
+    choices = log_choices(ETA_GRID, SIGMA_GRID, len(blocks), with_zero=True)
+    paid = price(len(worlds), settings.delta, choices)
     statistics = []
     for j, world in enumerate(worlds):
         own = mean_over(losses(world.train_scores, world.train_labels), sizes[j])
@@ -79,7 +71,7 @@ def linearised(
             [k.value for k in kernel],
             lambda sigma, read=moments: read(sigma, 0),
             n=sizes[j],
-            log_price=price,
+            log_price=paid,
             eta_grid=ETA_GRID,
             sigma_grid=SIGMA_GRID,
             gamma=GAMMA,
@@ -87,7 +79,16 @@ def linearised(
         reported = moments(choice.sigma, 1)
         eta = guarded_eta(choice.eta, reported.qsb.value)
         statistics.append(
-            AnchorStatistics(own, sizes[j], displacement, kernel, reported.gradient, choice.sigma, eta, reported.qsb)
+            AnchorStatistics(
+                own_risk=own,
+                n=sizes[j],
+                displacement_sq=displacement,
+                kernel=kernel,
+                gradient=reported.gradient,
+                sigma=choice.sigma,
+                eta=eta,
+                qsb=reported.qsb,
+            )
         )
     posteriors = LinearPosteriors(
         [
@@ -99,7 +100,7 @@ def linearised(
         torch.stack([losses(draws, world.labels) for draws in row], dim=1)
         for world, row in zip(worlds, posteriors.scores, strict=True)
     ]
-    return Anchors(statistics, cross_risk(table), price), posteriors
+    return Experts(statistics, cross_risk(table), choices), posteriors
 
 
 def best_eta(statistics: AnchorStatistics, log_price: float) -> float:
@@ -135,21 +136,21 @@ def _moments(gradients: Tensor, risks: Tensor, half: int) -> Moments:
     return Moments(tuple(Estimate.of_mean(column) for column in gradients[half::2].T), qsb_constant(risks[half::2]))
 
 
-def assumed_linear(linear: Anchors, draws: PosteriorDraws, sizes: Sequence[int]) -> Anchors:
+def assumed_linear(
+    linear: Experts[AnchorStatistics], draws: PosteriorDraws, sizes: Sequence[int], delta: float
+) -> Experts[AnchorStatistics]:
     """Read the same posteriors with the real network f in place of f^lin: risks, flatness, C, cross-risk are f's."""
     table = [
         torch.stack([losses(scores, labels) for scores in row], dim=1)
         for row, labels in zip(draws.scores, draws.labels, strict=True)
     ]
     statistics = []
-    for j, (anchor, losses_at_expert, gradients, size) in enumerate(
-        zip(linear.statistics, draws.own, draws.gradients, sizes, strict=True)
+    for j, (anchor, losses_at_expert, gradients, size, paid) in enumerate(
+        zip(linear.statistics, draws.own, draws.gradients, sizes, linear.prices(delta), strict=True)
     ):
         own = mean_over(losses_at_expert, size)
         chosen, reported = (_moments(gradients, table[j][:, j], half) for half in (0, 1))
-        eta = best_eta(
-            replace(anchor, own_risk=own, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb), linear.log_price
-        )
+        eta = best_eta(replace(anchor, own_risk=own, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb), paid)
         statistics.append(
             replace(
                 anchor,
@@ -159,4 +160,4 @@ def assumed_linear(linear: Anchors, draws: PosteriorDraws, sizes: Sequence[int])
                 eta=guarded_eta(eta, reported.qsb.value),
             )
         )
-    return Anchors(statistics, cross_risk(table), linear.log_price)
+    return replace(linear, statistics=statistics, cross=cross_risk(table))

@@ -20,7 +20,7 @@ from bounds.types import Blocks, Params, Sample
 from merging.task import Task, described
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearTask:
     """The linearised network on one task.
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bounds.linearize import residual, transfer_error
 from bounds.scores import cross_entropy_slope, kl, log_probabilities
+from bounds.theorems import MergedModel, PerExpert, Weights
+from bounds.theorems.weights import average
 from bounds.types import Estimate, Params, weighted_sum
 from diagnostics.terms.experts import LinearPosteriors
 from diagnostics.terms.linear import LinearTask, losses
@@ -19,18 +21,16 @@ from merging.task import Task
 
 @dataclass(frozen=True)
 class MergeTerms:
-    """What one reading says about one point θ: gap and gain of (5), the reading's own risk there.
+    """What one reading says about one point θ: gap and gain of (5) on every example, the reading's own risk there."""
 
-    ``gap_values[i]`` [N_i] and ``gain_values[i]`` [M_i] are task i's examples, of which the two are α-weighted means.
-    """
-
-    gap: Estimate
-    gain: Estimate
+    gap: PerExpert
+    gain: PerExpert
     risk: Estimate
-    gap_values: tuple[Tensor, ...]
-    gain_values: tuple[Tensor, ...]
-    gap_per_expert: tuple[Estimate, ...] = ()
-    gain_per_expert: tuple[Estimate, ...] = ()
+
+    @property
+    def merge(self) -> MergedModel:
+        """The same, as (5) takes it."""
+        return MergedModel(self.gap, self.gain)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ def linearised_terms(
     posteriors: LinearPosteriors,
     scale: float,
     alpha: Sequence[float],
-    beta: Sequence[float],
 ) -> MergeTerms:
     """Gap, gain and risk of f^lin at θ_0 + scale · (θ_m - θ_0), whose displacement is the last of each world."""
     gaps, gains, risks = [], [], []
@@ -62,37 +61,23 @@ def linearised_terms(
         gaps.append(_derivative(scores, world.labels, towards))
         gains.append(torch.stack([_divergence(scores, draw) for draw in draws], dim=1))
         risks.append(Estimate.of_mean(losses(scores, world.labels)))
-    experts = range(len(beta))
-    weights = torch.tensor(beta, dtype=torch.float64)
-    gap_values, gain_values = tuple(g @ weights for g in gaps), tuple(g @ weights for g in gains)
-    return MergeTerms(
-        _average(gap_values, alpha),
-        _average(gain_values, alpha),
-        weighted_sum(risks, alpha),
-        gap_values,
-        gain_values,
-        tuple(_average([g[:, j] for g in gaps], alpha) for j in experts),
-        tuple(_average([g[:, j] for g in gains], alpha) for j in experts),
-    )
+    return MergeTerms(PerExpert(tuple(gaps)), PerExpert(tuple(gains)), weighted_sum(risks, alpha))
 
 
 def assumed_linear_terms(
     worlds: Sequence[LinearTask],
     network: NetworkAtPoint,
     draws: PosteriorDraws,
-    alpha: Sequence[float],
-    beta: Sequence[float],
+    weights: Weights,
 ) -> MergeTerms:
     """Measure the same on the real network: its gradient at θ along θ - θ_β, its scores under sampled weights."""
-    weights = torch.tensor(beta, dtype=torch.float64)
+    beta = torch.tensor(weights.beta, dtype=torch.float64)
     gaps, gains, risks = [], [], []
     for world, scores, tangents, row in zip(worlds, network.scores, network.tangents, draws.scores, strict=True):
         gaps.append(_derivative(scores, world.labels, tangents.unsqueeze(0))[:, 0])
-        gains.append(torch.stack([_divergence(scores, drawn.unsqueeze(0)) for drawn in row], dim=1) @ weights)
+        gains.append(torch.stack([_divergence(scores, drawn.unsqueeze(0)) for drawn in row], dim=1) @ beta)
         risks.append(Estimate.of_mean(losses(scores, world.labels)))
-    return MergeTerms(
-        _average(gaps, alpha), _average(gains, alpha), weighted_sum(risks, alpha), tuple(gaps), tuple(gains)
-    )
+    return MergeTerms(PerExpert(tuple(gaps)), PerExpert(tuple(gains)), weighted_sum(risks, weights.alpha))
 
 
 @dataclass(frozen=True)
@@ -120,8 +105,8 @@ def transfer_terms(
     errors = [transfer_error(f, w.scores(-1, scale)) for f, w in zip(network.scores, worlds, strict=True)]
     flat = [torch.cat([part.flatten() for part in parts]).unsqueeze(0) for parts in centred]
     return Transfer(
-        _average([e.positive for e in errors], alpha),
-        _average([e.absolute for e in errors], alpha),
+        average([e.positive for e in errors], alpha),
+        average([e.absolute for e in errors], alpha),
         residual(*flat),
         tuple(e.positive for e in errors),
     )
@@ -135,8 +120,3 @@ def _derivative(scores: Tensor, labels: Tensor, tangents: Tensor) -> Tensor:
 def _divergence(scores: Tensor, draws: Tensor) -> Tensor:
     """E_θ KL(p ‖ p_θ) [N], from the scores [N, C] of p and draws [S, N, C]."""
     return kl(log_probabilities(scores), log_probabilities(draws)).mean(dim=0)
-
-
-def _average(values: Sequence[Tensor], alpha: Sequence[float]) -> Estimate:
-    """Σ_i α_i (mean over task i's examples); errors of the tasks are independent."""
-    return weighted_sum([Estimate.of_mean(v) for v in values], alpha)

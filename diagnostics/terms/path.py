@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bounds.theorems import theorem2
-from bounds.theorems.single_model import READINGS, Reading
+from bounds.theorems import READINGS, AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
 from bounds.types import Bound, Estimate, Params
 from diagnostics.terms import experts as expert_side
 from diagnostics.terms import linear as linear_world
@@ -19,7 +18,7 @@ RESIDUAL_TOLERANCE = 0.1
 """The NTK radius is the distance at which the residual first crosses this value (docs/theory.md, section 9)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepPoint:
     """One point θ(s) = θ_0 + s·d: distance, the network's risk and error there, the bounds, the linearisation.
 
@@ -55,7 +54,7 @@ class AtPoint:
     transfer: merge_terms.Transfer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpertSide:
     """All that (5) knows before a merge is given: the linearised tasks, the posteriors, their statistics, weights.
 
@@ -65,11 +64,10 @@ class ExpertSide:
     worlds: Sequence[linear_world.LinearTask]
     posteriors: expert_side.LinearPosteriors
     draws: network_world.PosteriorDraws
-    linear: expert_side.Anchors
-    assumed: expert_side.Anchors
+    linear: Experts[AnchorStatistics]
+    assumed: Experts[AnchorStatistics]
     centre: Params
-    alpha: Sequence[float]
-    beta: Sequence[float]
+    weights: Weights
     delta: float
     trivial_risk: float
 
@@ -92,38 +90,26 @@ class Path:
         side = self.side
         if network is None:
             network = merge_terms.network_at(self.suite.tasks, self.worlds, self.weights(s), side.centre)
-        assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.alpha, side.beta)
-        linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.alpha, side.beta)
-        transfer = merge_terms.transfer_terms(self.worlds, network, s, side.alpha)
-        bounds = (
-            self._bound("assumed-linear", side.assumed, assumed, None),
-            self._bound("linearised", side.linear, linear, None),
-            self._bound("corrected", side.linear, linear, transfer.positive),
+        assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.weights)
+        linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.weights.alpha)
+        transfer = merge_terms.transfer_terms(self.worlds, network, s, side.weights.alpha)
+        readings: Sequence[tuple[Experts[AnchorStatistics], merge_terms.MergeTerms, ReadAs]] = (
+            (side.assumed, assumed, "assumed-linear"),
+            (side.linear, linear, "linearised"),
+            (side.linear, linear, Corrected(transfer.positive)),
+        )
+        bounds = tuple(
+            theorem2(
+                experts,
+                terms.merge,
+                side.weights,
+                delta=side.delta,
+                reading=reading,
+                trivial_risk=side.trivial_risk,
+            )
+            for experts, terms, reading in readings
         )
         return bounds, AtPoint(network, assumed, linear, transfer)
-
-    def _bound(
-        self,
-        reading: Reading,
-        experts: expert_side.Anchors,
-        at: merge_terms.MergeTerms,
-        transfer: Estimate | None,
-    ) -> Bound:
-        return theorem2(
-            experts.statistics,
-            experts.cross,
-            self.side.alpha,
-            self.side.beta,
-            at.gap,
-            at.gain,
-            delta=self.side.delta,
-            log_price=experts.log_price,
-            reading=reading,
-            transfer_error=transfer,
-            trivial_risk=self.side.trivial_risk,
-            gap_per_expert=at.gap_per_expert,
-            gain_per_expert=at.gain_per_expert,
-        )
 
     def point(self, s: float) -> SweepPoint:
         """Everything the sweep shows at s."""
@@ -137,7 +123,7 @@ class Path:
             s=s,
             distance=s * norm(self.displacement),
             risk=risk,
-            error=sum(a * w for a, w in zip(self.side.alpha, wrong, strict=True)),
+            error=sum(a * w for a, w in zip(self.side.weights.alpha, wrong, strict=True)),
             linear_risk=at.linear.risk,
             transfer=at.transfer.positive,
             residual=at.transfer.residual,

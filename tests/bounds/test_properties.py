@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from bounds.certificates import Count, coefficient_pac_bayes, held_out, mixture, pooled
 from bounds.distillation import kl, ladder, total_variation
-from bounds.heterogeneity import heterogeneity, pointwise_losses
+from bounds.heterogeneity import cross_risk, heterogeneity, pointwise_losses
 from bounds.pac_bayes import (
     flatness_bound,
     kl_binary,
@@ -21,7 +21,7 @@ from bounds.pac_bayes import (
     lemma1,
     maurer_bound,
 )
-from bounds.theorems import AnchorStatistics, theorem2, vertices
+from bounds.theorems import AnchorStatistics, Experts, MergedModel, Weights, theorem2, vertices
 from bounds.types import Estimate
 
 COMMON = settings(deadline=None, max_examples=60, derandomize=True)
@@ -157,7 +157,14 @@ def expert(seed, n=300):
     draw = np.random.default_rng(seed).uniform(0.1, 1.0, 8)
     pair = Estimate(draw[1]), Estimate(draw[2])
     return AnchorStatistics(
-        Estimate(draw[0]), n, (draw[3], draw[4]), pair, pair, (draw[5], draw[6]), 0.2, Estimate(draw[7])
+        own_risk=Estimate(draw[0]),
+        n=n,
+        displacement_sq=(draw[3], draw[4]),
+        kernel=pair,
+        gradient=pair,
+        sigma=(draw[5], draw[6]),
+        eta=0.2,
+        qsb=Estimate(draw[7]),
     )
 
 
@@ -169,17 +176,9 @@ def test_theorem2_is_invariant_to_the_order_of_tasks(order, alpha, beta, seed, r
     gaps = [Estimate(0.1 * k - 0.2) for k in range(4)]
 
     def bound(index):
-        weights = [beta[i] for i in index]
-        total = Estimate(sum(w * gaps[i].value for w, i in zip(weights, index, strict=True)))
-        return theorem2(
-            [experts[i] for i in index],
-            [losses[i][:, list(index)] for i in index],
-            [alpha[i] for i in index],
-            weights,
-            total,
-            delta=0.05,
-            gap_per_expert=[gaps[i] for i in index],
-        )
+        side = Experts([experts[i] for i in index], cross_risk([losses[i][:, list(index)] for i in index]))
+        weights = Weights([alpha[i] for i in index], [beta[i] for i in index])
+        return theorem2(side, MergedModel([gaps[i] for i in index]), weights, delta=0.05)
 
     plain, moved = bound(range(4)), bound(order)
     assert math.isclose(plain.value, moved.value, rel_tol=1e-9)
@@ -197,7 +196,8 @@ def test_theorem2_is_monotone(seed, delta, more):
     experts = [expert(seed), expert(seed + 1)]
 
     def value(changed, delta=delta):
-        return theorem2([changed, experts[1]], Estimate(0.1), (0.5, 0.5), (0.5, 0.5), Estimate(0.0), delta=delta).value
+        side = Experts([changed, experts[1]], cross_risk([torch.tensor([[0.1, 0.3]]), torch.tensor([[0.3, 0.1]])]))
+        return theorem2(side, MergedModel(None), Weights((0.5, 0.5), (0.5, 0.5)), delta=delta).value
 
     first = experts[0]
     base = value(first)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bounds.theorems import Weights
 from bounds.types import Estimate
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -140,7 +141,8 @@ def test_score_space_draws_have_the_law_of_weight_space_draws(suite, worlds, blo
 def test_gap_gain_and_risk_of_the_linearised_reading(suite, worlds, blocks, artifact, displacement):
     base, tv, scale = suite.task_vectors.base, suite.task_vectors, 0.7
     posteriors = anchors.LinearPosteriors([[w.posterior_scores(j, SIGMA, 50, 0) for j in range(3)] for w in worlds])
-    terms = merge_terms.linearised_terms(worlds, posteriors, scale, ALPHA, BETA)
+    terms = merge_terms.linearised_terms(worlds, posteriors, scale, ALPHA)
+    weights = Weights(ALPHA, BETA)
     theta = flat(combine(base, displacement, scale)).requires_grad_()
     risk = torch.zeros((), dtype=torch.float64)
     for a, task, world in zip(ALPHA, suite.tasks, worlds, strict=True):
@@ -150,12 +152,13 @@ def test_gap_gain_and_risk_of_the_linearised_reading(suite, worlds, blocks, arti
     (gradient,) = torch.autograd.grad(risk, [theta])
     centre = sum(b * flat(tv.expert(j)) for j, b in enumerate(BETA))
     assert terms.risk.value == pytest.approx(float(risk.detach()), rel=1e-9)
-    assert terms.gap.value == pytest.approx(float(gradient @ (theta.detach() - centre)), rel=1e-8)
+    assert terms.gap.at(weights).value == pytest.approx(float(gradient @ (theta.detach() - centre)), rel=1e-8)
     for j in range(3):
         expected = float(gradient @ (theta.detach() - flat(tv.expert(j))))
-        assert terms.gap_per_expert[j].value == pytest.approx(expected, rel=1e-8)
-    assert terms.gain.value == pytest.approx(sum(b * e.value for b, e in zip(BETA, terms.gain_per_expert, strict=True)))
-    assert terms.gain.value > 0
+        assert terms.gap.parts(weights)[j].value == pytest.approx(expected, rel=1e-8)
+    gain = terms.gain.at(weights).value
+    assert gain == pytest.approx(sum(b * e.value for b, e in zip(BETA, terms.gain.parts(weights), strict=True)))
+    assert gain > 0
 
 
 def test_gap_of_the_assumed_linear_reading_is_the_networks_directional_derivative(suite, worlds, artifact):
@@ -163,7 +166,7 @@ def test_gap_of_the_assumed_linear_reading_is_the_networks_directional_derivativ
     centre = {k: v + sum(b * d[k] for b, d in zip(BETA, tv.deltas, strict=True)) for k, v in tv.base.items()}
     network = merge_terms.network_at(suite.tasks, worlds, theta, centre)
     draws = network_world.PosteriorDraws([[w.scores0] * 3 for w in worlds], [], [w.labels for w in worlds])
-    terms = merge_terms.assumed_linear_terms(worlds, network, draws, ALPHA, BETA)
+    terms = merge_terms.assumed_linear_terms(worlds, network, draws, Weights(ALPHA, BETA))
 
     def risk(t):
         point = {k: centre[k] + t * (theta[k] - centre[k]) for k in theta}
@@ -172,7 +175,7 @@ def test_gap_of_the_assumed_linear_reading_is_the_networks_directional_derivativ
             for a, task, w in zip(ALPHA, suite.tasks, worlds, strict=True)
         )
 
-    assert terms.gap.value == pytest.approx((risk(1 + 1e-5) - risk(1 - 1e-5)) / 2e-5, rel=1e-6)
+    assert terms.gap.at(Weights(ALPHA, BETA)).value == pytest.approx((risk(1 + 1e-5) - risk(1 - 1e-5)) / 2e-5, rel=1e-6)
     assert terms.risk.value == pytest.approx(risk(1), rel=1e-9)
 
 

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from bounds.distillation import ladder
+from bounds.heterogeneity import CrossRisk, cross_risk
 from bounds.theorems import (
     AnchorStatistics,
+    Experts,
     MergeAnchor,
+    MergedModel,
     PosteriorStatistics,
+    Weights,
     argmax_error,
     theorem1,
     theorem2,
@@ -38,14 +42,14 @@ def test_lemma3_is_an_equality_for_quadratic_loss():
     exact = np.mean([quadratic_risk(jacobians, targets, mean + s * d) for d in shifts for s in (1, -1)])
     kernel = [(jacobians[:, :, b] ** 2).sum((1, 2)).mean() for b in (slice(0, 2), slice(2, 4))]
     made = AnchorStatistics(
-        Estimate(quadratic_risk(jacobians, targets, mean)),
-        6,
-        (1.0, 1.0),
-        tuple(Estimate(float(k)) for k in kernel),
-        (Estimate(0.0), Estimate(0.0)),
-        (0.3, 0.7),
-        0.1,
-        Estimate(1.0),
+        own_risk=Estimate(quadratic_risk(jacobians, targets, mean)),
+        n=6,
+        displacement_sq=(1.0, 1.0),
+        kernel=tuple(Estimate(float(k)) for k in kernel),
+        gradient=(Estimate(0.0), Estimate(0.0)),
+        sigma=(0.3, 0.7),
+        eta=0.1,
+        qsb=Estimate(1.0),
     )
     assert made.own_risk.value + made.noise(1.0).value == pytest.approx(exact, rel=1e-12)
 
@@ -58,10 +62,10 @@ def test_merge_anchored_six_is_an_equality_for_quadratic_loss_along_the_gradient
         expert = merged + 0.7 * direction
         dispersion = (((jacobians @ (expert - merged)) ** 2).sum(-1)).mean()
         made = MergeAnchor(
-            Estimate(quadratic_risk(jacobians, targets, merged)),
-            Estimate(float(gradient @ gradient)),
-            float(((expert - merged) ** 2).sum()),
-            Estimate(float(dispersion)),
+            risk=Estimate(quadratic_risk(jacobians, targets, merged)),
+            gradient_norm_sq=Estimate(float(gradient @ gradient)),
+            distance_sq=float(((expert - merged) ** 2).sum()),
+            kernel_dispersion=Estimate(float(dispersion)),
         )
         right = made.risk.value + made.gradient_flatness.value + made.dispersion.value
         right += 0.5 * made.kernel_dispersion.value  # gamma = 1
@@ -105,10 +109,18 @@ def test_identity_behind_theorem2_is_exact_for_cross_entropy():
     gradient = np.einsum("t,tnkp,tnk->p", alpha, jacobians, residual) / 5
     gap = float(gradient @ (merged - beta @ means))
     any_anchor = AnchorStatistics(
-        Estimate(0.1), 9, (1.0,), (Estimate(1.0),), (Estimate(1.0),), (0.5,), 0.1, Estimate(1.0)
+        own_risk=Estimate(0.1),
+        n=9,
+        displacement_sq=(1.0,),
+        kernel=(Estimate(1.0),),
+        gradient=(Estimate(1.0),),
+        sigma=(0.5,),
+        eta=0.1,
+        qsb=Estimate(1.0),
     )
     losses = [torch.tensor(t) for t in tables]
-    bound = theorem2([any_anchor] * 3, losses, ALPHA, BETA, Estimate(gap), Estimate(gain), delta=0.05)
+    side, merge = Experts([any_anchor] * 3, cross_risk(losses)), MergedModel(Estimate(gap), Estimate(gain))
+    bound = theorem2(side, merge, Weights(ALPHA, BETA), delta=0.05)
     linear_part = sum(t.estimate.value for t in bound.terms[4:])
     own = float(beta @ np.array([tables[j, :, j].mean() for j in range(3)]))
     assert own + linear_part == pytest.approx(float(alpha @ task_losses(merged).mean(-1)), rel=1e-9)
@@ -151,11 +163,17 @@ def test_theorem3_excess_and_argmax_error():
 
 def test_theorem1_by_hand():
     posteriors = [
-        PosteriorStatistics(Estimate(0.4), 300, 5.0, Estimate(0.3), 0.2, Estimate(1.5)),
-        PosteriorStatistics(Estimate(0.2), 500, 8.0, Estimate(0.1), 0.4, Estimate(0.7)),
+        PosteriorStatistics(
+            posterior_risk=Estimate(0.4), n=300, kl=5.0, flatness=Estimate(0.3), eta=0.2, qsb=Estimate(1.5)
+        ),
+        PosteriorStatistics(
+            posterior_risk=Estimate(0.2), n=500, kl=8.0, flatness=Estimate(0.1), eta=0.4, qsb=Estimate(0.7)
+        ),
     ]
-    bound = theorem1(posteriors, Estimate(-0.05), (0.4, 0.6), (0.3, 0.7), delta=0.05)
-    expected = -0.05
+    risk = torch.tensor([[0.5, 0.9], [0.7, 0.3]], dtype=torch.float64)
+    side = Experts(posteriors, CrossRisk(risk, torch.zeros(2, 2, 2, dtype=torch.float64), (9, 9)))
+    bound = theorem1(side, Weights((0.4, 0.6), (0.3, 0.7)), delta=0.05)
+    expected = 0.3 * (0.4 * 0.5 + 0.6 * 0.7 - 0.5) + 0.7 * (0.4 * 0.9 + 0.6 * 0.3 - 0.3)
     for b, q in zip((0.3, 0.7), posteriors, strict=True):
         risk = q.posterior_risk.value + (q.kl + math.log(2 / 0.05)) / (q.eta * q.n)
         c = q.qsb.value
