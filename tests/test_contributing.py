@@ -34,6 +34,79 @@ def apply(path, difference):
     path.write_text(text, encoding="utf-8")
 
 
+def recipe(title):
+    """The text of a recipe, and the files that its numbered steps name."""
+    text = TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
+    return text, re.findall(r"^\d+\. (?:Write |Add it to )?`([\w/.]+)`", text, flags=re.MULTILINE)
+
+
+def run_in(folder, *command):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def with_files(folder, package, files):
+    """Copy a package into a folder and add the recipe's files."""
+    shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, (_, content) in files.items():
+        assert not (folder / file).exists()
+        (folder / file).write_text(content, encoding="utf-8")
+
+
+def test_a_method_is_one_file_and_obeys_the_laws(tmp_path):
+    text, steps = recipe("Add a method")
+    assert list(blocks(text)) == steps
+    assert len(steps) == 1
+    with_files(tmp_path, "merging", blocks(text))
+    laws = "from tests.laws import LAWS\nfor law in LAWS.values(): law('median')\nprint(len(LAWS))"
+    done = run_in(tmp_path, "-c", laws)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 8
+    assert "median" in run_in(tmp_path, "-m", "merging", "list").stdout
+    done = run_in(tmp_path, "-m", "merging", "--method", "median", "--suite", "toy", "--out", "out.pt")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_suite_is_one_file(tmp_path):
+    text, steps = recipe("Add a suite")
+    assert list(blocks(text)) == steps
+    assert len(steps) == 1
+    with_files(tmp_path, "merging", blocks(text))
+    done = run_in(tmp_path, "-m", "merging", "--suite", "lines", "--method", "average", "--out", "out.pt")
+    assert done.returncode == 0, done.stderr
+    assert "average on lines" in done.stdout
+    done = run_in(tmp_path, "-m", "diagnostics.bound_report", "--merged", "out.pt", "--sections", "accuracy")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_kind_is_one_file(tmp_path):
+    text, steps = recipe("Add a model kind")
+    assert list(blocks(text)) == steps
+    assert len(steps) == 1
+    with_files(tmp_path, "merging", blocks(text))
+    code = """
+import torch
+from merging.models.pooled_text import classifier
+embedding, head, tokens = torch.nn.Embedding(9, 4), torch.randn(3, 4), torch.randint(9, (5, 6))
+forward, theta = classifier(embedding, head)
+assert torch.allclose(forward(theta, tokens), embedding(tokens).mean(1) @ head.T)
+assert list(theta) == ["weight"]
+"""
+    done = run_in(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_places_of_a_term_exist_and_are_five():
+    text, steps = recipe("Add a term of bound (5)")
+    assert len(steps) == 5
+    for file in steps:
+        assert (ROOT / file).is_file(), file
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / file).is_file(), file
+
+
 def test_a_section_is_added_in_three_places_and_shown_everywhere(tmp_path):
     recipe = TEXT.split("## Add a report section")[1].split("\n## ")[0]
     steps = re.findall(r"^\d+\. .*`(diagnostics/[\w/.]+)`", recipe, flags=re.MULTILINE)

@@ -1,17 +1,18 @@
-"""Suites: ready-made experts with their tasks."""
+"""Suites: ready-made experts with their tasks. A file of this folder with a function ``suite`` is one, by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 
 from bounds.types import refuse
-from merging.suites import mini8, toy
 from merging.suites.base import Suite
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
+_FILES = (found.name for found in iter_modules(__path__) if "_" not in found.name)  # with one: parts of a suite
 SUITES: Mapping[str, Callable[[Storage], Suite]] = {
-    "mini8": lambda storage: mini8.load(storage=storage),
-    "toy": lambda storage: toy.build(storage=storage),
+    name: module.suite for name in _FILES if hasattr(module := import_module(f"{__name__}.{name}"), "suite")
 }
 
 

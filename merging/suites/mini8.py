@@ -26,6 +26,11 @@ from merging.task_vectors.storage import Storage
 FILES = Path(__file__).parent / "mini8_files"
 
 
+def suite(storage: Storage) -> Suite:
+    """Return the suite as ``merging.suites.load`` gives it."""
+    return load(storage=storage)
+
+
 def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
     """Load the suite; every file is checked against the manifest's sha256. One expert is in memory at a time.
 

@@ -28,6 +28,11 @@ _SPLITS = {"train": 60, "calibration": 24, "validation": 30, "test": 48}
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "linear": lambda x: x}
 
 
+def suite(storage: Storage) -> Suite:
+    """Return the suite as ``merging.suites.load`` gives it."""
+    return build(storage=storage)
+
+
 def build(
     overlap: float = 0.0,
     activation: Literal["tanh", "linear"] = "tanh",
