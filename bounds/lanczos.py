@@ -35,7 +35,7 @@ def largest_eigenvalues(
     Returns:
         [k], float64. Status: exact up to the tolerance.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh  # as in bounds.divergences
+    from scipy.sparse.linalg import LinearOperator, eigsh  # as in bounds.pac_bayes.divergences
 
     def matvec(vector: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)).to(like)

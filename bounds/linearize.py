@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.autodiff import batches, check_displacement, check_inputs, check_params, differentiable
-from bounds.products import BATCH_SIZE, directional
+from bounds.jacobian import BATCH_SIZE, directional
 from bounds.types import Forward, Inputs, Params, refuse
 
 

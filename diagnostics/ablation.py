@@ -23,8 +23,8 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
-from diagnostics.cache import Cache, digest, write
 from diagnostics.plain import to_plain
+from diagnostics.work.cache import Cache, digest, write
 from merging import merge, suites
 from merging.commands import console, run, track
 from merging.suites import Suite

@@ -15,15 +15,15 @@ import torch
 import tyro
 
 from bounds.types import InputError, refuse
-from diagnostics.cache import Cache, write
-from diagnostics.figure_files import write_figures
+from diagnostics.figures.figure_files import write_figures
 from diagnostics.page import draw, render
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.text import print_report
-from diagnostics.workers import available
+from diagnostics.work.cache import Cache, write
+from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import suites
 from merging.artifact import load

@@ -11,11 +11,11 @@ import jinja2
 from markupsafe import Markup
 
 from bounds.types import Estimate
-from diagnostics.cache import Cache, digest
-from diagnostics.path import SweepPoint
+from diagnostics.figures.svg import on_page
 from diagnostics.report import SECTIONS, MergeReport, Report, settings_table
-from diagnostics.svg import on_page
-from diagnostics.workers import each
+from diagnostics.terms.path import SweepPoint
+from diagnostics.work.cache import Cache, digest
+from diagnostics.work.workers import each
 
 
 @dataclass(frozen=True)

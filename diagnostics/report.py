@@ -13,7 +13,6 @@ import torch
 
 from bounds.types import refuse
 from diagnostics import statements
-from diagnostics.cache import VERSION, digest
 from diagnostics.sections import (
     accuracy,
     bound,
@@ -37,6 +36,7 @@ from diagnostics.sections.sweep import SweepSection
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
+from diagnostics.work.cache import VERSION, digest
 from diagnostics.workspace import Workspace
 
 SCHEMA = "mergebound.report/3"

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diagnostics.cache import write
 from diagnostics.plain import json_schema
 from diagnostics.report import SCHEMA, Report
+from diagnostics.work.cache import write
 
 FILE = Path(__file__).with_name("report.schema.json")
 

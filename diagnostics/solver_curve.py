@@ -1,6 +1,6 @@
 """``python -m diagnostics.solver_curve --suite mini8 --out FOLDER``: calibration KL against passes, solver by solver.
 
-One pass is a forward and a backward of one example through the network (merging.coefficient_jacobian says what VJPs,
+One pass is a forward and a backward of one example through the network (merging.gauss_newton.jacobian says what VJPs,
 JVPs and forwards count). The KL is that of all calibration examples; measuring it is not counted, nor are the teachers'
 scores, which every solver needs once.
 """
@@ -25,7 +25,6 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.types import refuse
-from diagnostics.cache import write
 from diagnostics.figures.style import (
     BLUE,
     GREEN,
@@ -39,7 +38,8 @@ from diagnostics.figures.style import (
     legend_below,
     new_figure,
 )
-from diagnostics.svg import standalone
+from diagnostics.figures.svg import standalone
+from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
 from merging.commands import console, run, track
 from merging.learned import LearnedSettings, Problem

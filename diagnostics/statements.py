@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bounds.single_model import READINGS
+from bounds.theorems.single_model import READINGS
 from diagnostics.settings import COEFFICIENT_SCALES, ETA_GRID, GAMMA, OWN_SCALE, SIGMA_GRID, UNIFORM_PRIORS, Settings
-from merging.evaluation import MODELS, mean
+from merging.commands.evaluation import MODELS, mean
 
 if TYPE_CHECKING:
     from diagnostics.report import MergeReport

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bounds.types import refuse
-from diagnostics.cache import digest, digest_params
+from diagnostics.work.cache import digest, digest_params
 from merging.artifact import MergeArtifact
 from merging.suites import Suite
 

@@ -22,8 +22,7 @@ import tyro
 
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
-from diagnostics.cache import write
-from diagnostics.figure_files import write_figures
+from diagnostics.figures.figure_files import write_figures
 from diagnostics.page import Drawing
 from diagnostics.plain import to_plain
 from diagnostics.sections.sweep import (
@@ -38,6 +37,7 @@ from diagnostics.sections.sweep import (
 )
 from diagnostics.settings import Settings
 from diagnostics.text import sweep_table
+from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
 

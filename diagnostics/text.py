@@ -8,10 +8,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bounds.types import Estimate
-from diagnostics.path import SweepPoint
 from diagnostics.report import MergeReport, Report
 from diagnostics.sections.sweep import SweepPath
-from merging.evaluation import accuracy_table
+from diagnostics.terms.path import SweepPoint
+from merging.commands.evaluation import accuracy_table
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -18,15 +18,16 @@ from torch import Tensor
 from bounds.linearize import jvp_scores
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
-from diagnostics import anchors as expert_side
-from diagnostics import linear_world, network_world
-from diagnostics.cache import Cache, digest
-from diagnostics.device import SPLITS, moved
-from diagnostics.merge_terms import NetworkAtPoint
-from diagnostics.path import AtPoint, ExpertSide, Path
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
-from diagnostics.workers import Track, each, warm_up
+from diagnostics.terms import experts as expert_side
+from diagnostics.terms import linear as linear_world
+from diagnostics.terms import network as network_world
+from diagnostics.terms.merge import NetworkAtPoint
+from diagnostics.terms.path import AtPoint, ExpertSide, Path
+from diagnostics.work.cache import Cache, digest
+from diagnostics.work.device import SPLITS, moved
+from diagnostics.work.workers import Track, each, warm_up
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite

@@ -43,7 +43,7 @@
 #
 # **World.** A finite population in which every quantity of the population is exact: $x = e_k$ is one of $d$ unit
 # vectors, $y = \pm1$, the margin is $y\,\theta_k$, the loss is logistic. $P = N(0, \sigma^2 I)$ and
-# $Q = N(\mu, \sigma^2 I)$. (Study world of `diagnostics.study_world`; written as two-class scores
+# $Q = N(\mu, \sigma^2 I)$. (Study world of `diagnostics.study.world`; written as two-class scores
 # $(\theta_k/2, -\theta_k/2)$ it has $\kappa_{\rm op} = \sigma^2/2$, $D^2 = \sigma^2$, $\gamma = 1/2$.)
 
 # %%
@@ -54,8 +54,8 @@ from IPython.display import Markdown
 from bounds.pac_bayes import best_flatness_bound, empirical_flatness_bound, flatness_bound, lemma1, union_price
 from bounds.types import Estimate, InputError
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, TERM_STYLES, VERMILION
-from diagnostics.study_rows import rate_limits
-from diagnostics.study_world import OneHotLogistic, regularised_mean, sample_counts
+from diagnostics.study.rows import rate_limits
+from diagnostics.study.world import OneHotLogistic, regularised_mean, sample_counts
 
 plt.style.use("style.mplstyle")
 

@@ -71,8 +71,8 @@ from bounds.theorems import (
 )
 from bounds.types import Estimate
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from diagnostics.study_rows import rate_limits
-from diagnostics.study_world import OneHotLogistic, regularised_mean, sample_counts, sigmoid
+from diagnostics.study.rows import rate_limits
+from diagnostics.study.world import OneHotLogistic, regularised_mean, sample_counts, sigmoid
 
 plt.style.use("style.mplstyle")
 

@@ -49,7 +49,7 @@ from bounds.types import Estimate, Sample
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from merging import Task, TaskVectors, merged
 from merging.learned import LearnedSettings, init, prepare, update
-from merging.objectives import OBJECTIVES
+from merging.learned.objectives import OBJECTIVES
 
 plt.style.use("style.mplstyle")
 

@@ -42,12 +42,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
 
-from bounds.single_model import READINGS
+from bounds.theorems.single_model import READINGS
 from diagnostics.figures.style import BLUE, READING_STYLES, SKY, VERMILION
-from diagnostics.path import ntk_radius
 from diagnostics.sections.sweep import Local, expert_direction, merge_direction, random_direction, sweep
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
+from diagnostics.terms.path import ntk_radius
 from diagnostics.workspace import Workspace
 from merging import TaskVectors, merge
 from merging.suites import Suite, load, toy

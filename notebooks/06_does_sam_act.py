@@ -47,11 +47,11 @@ from IPython.display import Markdown
 from bounds.flatness import gradient_second_moment, sharpness
 from bounds.types import Estimate, weighted_sum
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from diagnostics.linear_world import losses, subsample
+from diagnostics.terms.linear import losses, subsample
 from merging import TaskVectors, merged
 from merging.learned import LearnedSettings, init, prepare, update
-from merging.objectives import OBJECTIVES
-from merging.perturbations import PERTURBATIONS, Displacement, Pass, Step
+from merging.learned.objectives import OBJECTIVES
+from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Step
 from merging.suites import load
 from merging.task import score
 
@@ -81,8 +81,8 @@ alpha = [1 / len(tasks)] * len(tasks)
 # ## Closed form
 #
 # A quadratic in the weights, $\frac12\theta^\top H\theta - c^\top\theta$ at $\theta = M\lambda$, so that
-# $A = M^\top HM$, $b = M^\top c$. The rows of `merging.perturbations` see the network only through passes; here the
-# passes are exact.
+# $A = M^\top HM$, $b = M^\top c$. The rows of `merging.learned.perturbations` see the network only through
+# passes; here the passes are exact.
 
 # %%
 generator = torch.Generator().manual_seed(seed)

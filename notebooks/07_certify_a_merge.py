@@ -53,9 +53,9 @@ from scipy.stats import binom
 
 from bounds.certificates import Count, coefficient_kl, coefficient_pac_bayes, disagreement, held_out, mixture, pooled
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, VERMILION
-from diagnostics.study_certificates import gibbs_mean
-from diagnostics.study_rows import rate_limits
-from diagnostics.study_world import sample_counts
+from diagnostics.study.certificates import gibbs_mean
+from diagnostics.study.rows import rate_limits
+from diagnostics.study.world import sample_counts
 from merging import TaskVectors, merged
 from merging.suites import load, toy
 from merging.task import score

@@ -200,7 +200,7 @@ def test_only_public_names_are_used(script):
     [
         "from bounds.pac_bayes import _complexity",
         "from bounds.pac_bayes import *",
-        "from bounds.single_model import dataclass",
+        "from bounds.theorems.single_model import dataclass",
         "from tests import oracles",
         "import sklearn",
         "import bounds._hidden",

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bounds.single_model import READINGS
+from bounds.theorems.single_model import READINGS
 from diagnostics.figures.style import (
     BLUE,
     FAINT,

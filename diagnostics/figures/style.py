@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from diagnostics.svg import FAINT, INK, PAPER, element
+from diagnostics.figures.svg import FAINT, INK, PAPER, element
 
 if TYPE_CHECKING:
     from diagnostics.report import MergeReport, Report

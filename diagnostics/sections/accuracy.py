@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from bounds.types import Estimate, weighted_sum
-from diagnostics.linear_world import losses
 from diagnostics.subject import Subject
+from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
-from merging.evaluation import TaskRow
+from merging.commands.evaluation import TaskRow
 from merging.task import accuracy, cross_entropy
 
 

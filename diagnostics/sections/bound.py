@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bounds.single_model import READINGS
 from bounds.theorems import vertices
+from bounds.theorems.single_model import READINGS
 from bounds.types import Bound, Estimate, Status
-from diagnostics.anchors import Anchors
 from diagnostics.subject import Subject
+from diagnostics.terms.experts import Anchors
 from diagnostics.workspace import Workspace
 from merging.params import norm
 

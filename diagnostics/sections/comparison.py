@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bounds.types import Estimate
-from diagnostics.linear_world import losses
 from diagnostics.subject import Subject
+from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
 
 

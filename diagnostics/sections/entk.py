@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bounds import ntk
 from bounds.types import Params
-from diagnostics.cache import digest
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Pieces, Workspace
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from bounds.autodiff import differentiable
-from bounds.empirical_loss import cross_entropy, loss_and_gradient, prepare
 from bounds.flatness import sharpness
-from bounds.products import BATCH_SIZE
+from bounds.flatness.loss import cross_entropy, loss_and_gradient, prepare
+from bounds.jacobian import BATCH_SIZE
 from bounds.types import Forward, Params, Sample
-from diagnostics.cache import digest
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Pieces, Workspace
 from merging.params import squared_norms
 
@@ -44,7 +44,10 @@ class FlatnessSection:
 
 def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     """Measure each task at θ_m; the α-weighted gradient is summed over tasks before its norm is taken."""
-    from bounds.curvature import coefficient_hessian, top_eigenvalue  # curvlinops takes long to import: once, here
+    from bounds.flatness.curvature import (  # curvlinops takes long to import: once, here
+        coefficient_hessian,
+        top_eigenvalue,
+    )
 
     settings, count = workspace.settings, len(workspace.names)
     key = digest(workspace.key("held_out", "hessian", "rho", "seed"), subject.key)

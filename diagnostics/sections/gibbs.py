@@ -23,9 +23,9 @@ from torch import Tensor
 from bounds.autodiff import differentiable
 from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
 from bounds.types import Blocks, Inputs, Params, take
-from diagnostics.cache import digest
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Pieces, Workspace
 from merging.task import Task
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged

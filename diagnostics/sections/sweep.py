@@ -11,11 +11,11 @@ import torch
 from bounds import ntk
 from bounds.flatness import sharpness
 from bounds.types import Params, refuse
-from diagnostics.cache import digest
-from diagnostics.path import Path, SweepPoint, ntk_radius
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections.entk import grams
 from diagnostics.subject import Subject
+from diagnostics.terms.path import Path, SweepPoint, ntk_radius
+from diagnostics.work.cache import digest
 from diagnostics.workspace import Pieces, Workspace
 from merging.params import norm, squared_norms, subtract
 from merging.task_vectors import merged

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
+from merging.learned.objectives import Objective
+from merging.learned.optimizers import OPTIMIZERS, remember
+from merging.learned.perturbations import Displacement, Pass, Step
 from merging.learned.problem import Problem, evaluate
-from merging.objectives import Objective
-from merging.optimizers import OPTIMIZERS, remember
-from merging.perturbations import Displacement, Pass, Step
 
 HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
 

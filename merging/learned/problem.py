@@ -12,13 +12,13 @@ from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
 from merging.execution import Execution
+from merging.learned.objectives import OBJECTIVES, Objective
+from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
 from merging.learned.settings import LearnedSettings
-from merging.objectives import OBJECTIVES, Objective
 from merging.params import partition
-from merging.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
-from merging.storage import on_disk
 from merging.task import Task, score
 from merging.task_vectors import TaskVectors, contract, merged
+from merging.task_vectors.storage import on_disk
 
 LARGE = 2**26
 """Bytes of one teacher's scores above which they are kept on the disk (memory-mapped)."""

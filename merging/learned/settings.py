@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 from bounds.types import refuse
-from merging.objectives import OBJECTIVES
-from merging.optimizers import AVERAGES, OPTIMIZERS
+from merging.learned.objectives import OBJECTIVES
+from merging.learned.optimizers import AVERAGES, OPTIMIZERS
+from merging.learned.perturbations import PERTURBATIONS
 from merging.params import Granularity
-from merging.perturbations import PERTURBATIONS
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from bounds.types import refuse
 from merging.execution import Execution
 from merging.learned.checkpoint import learn
 from merging.learned.loop import learned
+from merging.learned.objectives import Objective
+from merging.learned.perturbations import Descent, Displacement, Memory, Pass, Perturbation, Step
 from merging.learned.problem import prepare
 from merging.learned.settings_rows import SingleLayerSettings
-from merging.objectives import Objective
 from merging.params import partition
-from merging.perturbations import Descent, Displacement, Memory, Pass, Perturbation, Step
 from merging.rows import Merge, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors, merged

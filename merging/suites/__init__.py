@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bounds.types import refuse
-from merging.storage import Storage
 from merging.suites import mini8, toy
 from merging.suites.base import Suite
+from merging.task_vectors.storage import Storage
 
 SUITES: Mapping[str, Callable[[Storage], Suite]] = {
     "mini8": lambda storage: mini8.load(storage=storage),

@@ -17,11 +17,11 @@ import torch
 
 from bounds.types import Params, Sample, refuse
 from merging.checkpoints import apply_low_rank, read_safetensors, sha256
-from merging.storage import Storage
+from merging.models.open_clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.suites.base import Suite
-from merging.suites.clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.task import Task
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.storage import Storage
 
 FILES = Path(__file__).parent / "mini8_files"
 

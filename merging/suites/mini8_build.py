@@ -34,8 +34,8 @@ from bounds.types import refuse
 from merging.checkpoints import sha256
 from merging.commands import run
 from merging.methods import merge
+from merging.models.open_clip import import_open_clip
 from merging.suites import mini8
-from merging.suites.clip import import_open_clip
 from merging.suites.mini8_sources import PRETRAINING_ONLY, TASKS, Source
 from merging.suites.mini8_training import (
     ExpertJob,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bounds.types import Params
 from merging.checkpoints import apply_low_rank, read_safetensors
+from merging.models.open_clip import build_clip, classifier, preprocess, zero_shot_head
 from merging.suites import mini8
-from merging.suites.clip import build_clip, classifier, preprocess, zero_shot_head
 from merging.suites.mini8_sources import TASKS, Source
 
 NOT_LOW_RANK = ("positional_embedding",)

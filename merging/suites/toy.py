@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.types import Forward, Inputs, Params, Sample
-from merging.storage import Storage
 from merging.suites.base import Suite
 from merging.task import Task
 from merging.task_vectors import TaskVectors
+from merging.task_vectors.storage import Storage
 
 CLASSES = (3, 2, 3)
 """Number of classes of each task."""

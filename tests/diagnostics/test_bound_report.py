@@ -14,14 +14,15 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from diagnostics import bound_report, cli, linear_world, schema
+from diagnostics import bound_report, cli, schema
 from diagnostics.bound_report import main, read_report
-from diagnostics.cache import Cache
-from diagnostics.path import ntk_radius
 from diagnostics.plain import to_plain
 from diagnostics.report import SECTIONS, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
+from diagnostics.terms import linear as linear_world
+from diagnostics.terms.path import ntk_radius
+from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.artifact import load, save

@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from diagnostics.bound_report import main
+from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.page import number, percent, signed
-from diagnostics.svg import FAINT, INK, PAPER
 from merging import merge
 from merging.artifact import save
 from merging.suites import toy

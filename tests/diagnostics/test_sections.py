@@ -9,12 +9,12 @@ import torch
 from bounds.certificates import Count, pooled
 from bounds.pac_bayes import kl_inverse
 from bounds.types import InputError
-from diagnostics.cache import Cache
 from diagnostics.report import build
 from diagnostics.sections import certificates, comparison, flatness, gibbs
 from diagnostics.sections.gibbs import OWN_PRIOR, merged_draws
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
+from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge, merged
 from merging.params import partition

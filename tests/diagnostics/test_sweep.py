@@ -8,12 +8,12 @@ import torch
 from bounds import ntk
 from bounds.flatness import sharpness
 from bounds.types import InputError
-from diagnostics.cache import Cache
 from diagnostics.plain import from_plain, to_plain
 from diagnostics.sections import sweep as section
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.sweep import as_csv, main
+from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge, merged
 from merging.artifact import save

@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from bounds.types import Estimate
-from diagnostics import anchors, linear_world, merge_terms, network_world
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
+from diagnostics.terms import experts as anchors
+from diagnostics.terms import linear as linear_world
+from diagnostics.terms import merge as merge_terms
+from diagnostics.terms import network as network_world
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.params import combine, partition, squared_norms, subtract

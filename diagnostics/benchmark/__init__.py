@@ -1,0 +1,1 @@
+"""Benchmarks, one file each: commands that print ratios within one run."""

@@ -1,0 +1,293 @@
+"""Cost of a step of a learned merge: against the plain passes of its network on the same batches, timed alternately."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor
+
+from bounds.types import Forward, Params, Sample, refuse
+from diagnostics.benchmark.measuring import CLASSES, MIB, cosine_head, peak_memory, private_bytes, seconds, tower
+from merging import Task, TaskVectors
+from merging.commands import console, track
+from merging.execution import Autocast, Execution
+from merging.files import check_destination
+from merging.learned import LearnedSettings, init, prepare, update
+from merging.learned.perturbations import PERTURBATIONS
+from merging.task_vectors.storage import Storage, destination
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Place = Literal["memory", "mapped"]
+SIZE = 1e-3
+"""Standard deviation of the generated task vectors' entries: that of θ_0's is about 2e-2."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured kind of step.
+
+    ``ratio`` is step_seconds / floor_seconds, the floor being as many plain passes as the step takes; ``bytes_read``
+    counts the task vectors read in a step; ``peak_private_bytes`` is the most memory of the process that belongs to no
+    file, from the teachers' scores to the end of a step (with task vectors in memory, they are in it).
+    """
+
+    model: str
+    tasks: int
+    batch: int
+    storage: Precision
+    place: Place
+    autocast: Autocast
+    perturbation: str
+    passes: int
+    floor_seconds: float | None
+    step_seconds: float
+    ratio: float | None
+    steps_per_second: float
+    bytes_read: int
+    file_bytes: int
+    peak_private_bytes: int
+    threads: int
+
+
+def measure(
+    model: str = "ViT-B-32",
+    tasks: int = 8,
+    batch: int = 2,
+    storages: tuple[Precision, ...] = ("float32", "bfloat16"),
+    perturbations: tuple[str, ...] = ("none", "coefficients", "weights"),
+    place: Place = "memory",
+    folder: Path = Path(),
+    repeats: int = 3,
+    threads: int = 0,
+    floor: bool = True,
+    json_out: str = "",
+) -> None:
+    """Measure a step of a learned merge of generated experts: ratio to plain passes, bytes, memory, steps per second.
+
+    Task vectors in half precision run with autocast in bfloat16, and so does their floor.
+
+    Args:
+        model: open_clip model whose visual tower is merged (random weights).
+        tasks: number of experts.
+        batch: examples of each task in a step.
+        storages: precisions of the task vectors.
+        perturbations: rows of the table of perturbations with one or two passes.
+        place: where task vectors are: memory, or a mapped file.
+        folder: where the mapped file is made (and removed); the command says how large it is.
+        repeats: alternating repetitions; the smallest time of each counts.
+        threads: torch threads (0: torch's default).
+        floor: time the plain passes, too; without them the first step is the one that is timed.
+        json_out: also write the cases as JSON to this file (- for standard output, without the table).
+    """
+    for name in perturbations:
+        if name not in PERTURBATIONS or PERTURBATIONS[name].passes not in ("1", "2"):
+            known = [key for key, row in PERTURBATIONS.items() if row.passes in ("1", "2")]
+            refuse("perturbation", expected=" or ".join(known), got=repr(name), cure="choose from these")
+    if json_out not in ("", "-"):
+        check_destination(json_out)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    module = tower(model)
+    cases = []
+    for storage in track(storages, "storages"):
+        experts = _Experts(module, tasks, storage, place, folder, batch)
+        try:
+            cases += [
+                _case(experts, model, perturbation, repeats, floor) for perturbation in track(perturbations, storage)
+            ]
+        finally:
+            experts.remove()
+    text = json.dumps([asdict(case) for case in cases], indent=1)
+    if json_out == "-":
+        print(text)
+        return
+    if json_out:
+        Path(json_out).write_text(text + "\n")
+    _show(cases)
+
+
+def memory(
+    model: str = "ViT-B-32",
+    tasks: tuple[int, ...] = (2, 20),
+    batch: int = 2,
+    storage: Precision = "float32",
+    folder: Path = Path(),
+    threads: int = 0,
+) -> None:
+    """Measure the peak private memory of a SAM step with mapped task vectors, for each number of tasks.
+
+    Each number is measured in a process of its own; "private" is memory that belongs to no file (RssAnon).
+
+    Args:
+        model: open_clip model whose visual tower is merged (random weights).
+        tasks: numbers of experts.
+        batch: examples of each task in a step.
+        storage: precision of the task vectors.
+        folder: where the mapped files are made, one after the other, and removed.
+        threads: torch threads (0: torch's default).
+    """
+    table = Table(
+        "tasks", "file (GB)", "private peak (MiB)", "ratio to the first", "step (s)", title=f"{model}, {storage}"
+    )
+    first = None
+    for count in track(tasks, "numbers of tasks"):
+        options = {
+            "model": model,
+            "tasks": count,
+            "batch": batch,
+            "storages": storage,
+            "perturbations": "coefficients",
+            "place": "mapped",
+            "folder": folder,
+            "threads": threads,
+            "json-out": "-",
+        }
+        arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+        command = [sys.executable, "-m", "diagnostics.benchmark", "merge", "--no-floor", *arguments]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            refuse(f"{count} tasks", expected="a finished run", got=finished.stderr.strip()[-200:], cure="mend it")
+        case = json.loads(finished.stdout)[0]
+        peak = case["peak_private_bytes"]
+        first = first or peak
+        size = f"{case['file_bytes'] / 1e9:.1f}"
+        table.add_row(str(count), size, f"{peak / MIB:.0f}", f"{peak / first:.3f}", f"{case['step_seconds']:.1f}")
+    console().print(table)
+
+
+class _Experts:
+    """Generated task vectors of a tower, tasks with random images, and the plain network."""
+
+    def __init__(self, module: Any, count: int, storage: Precision, place: Place, folder: Path, batch: int) -> None:
+        self.storage: Precision = storage
+        self.place: Place = place
+        self.batch = batch
+        self.autocast: Autocast = "none" if storage == "float32" else "bfloat16"
+        self.forward, base = cosine_head(module, module.output_dim)
+        base = {name: value.detach() for name, value in base.items()}
+        self.file = folder / f"task_vectors_{storage}.safetensors" if place == "mapped" else None
+        names = [f"task{t}" for t in range(count)]
+        generator = torch.Generator().manual_seed(0)
+        kept = Storage(getattr(torch, storage), self.file)
+        with destination(base, names, kept, {}) as stacked:
+            for tensor in stacked.values():
+                for delta in tensor:
+                    delta.copy_(SIZE * torch.randn(delta.shape, generator=generator))
+        self.vectors = TaskVectors.open(self.file) if self.file else TaskVectors.from_stacked(base, stacked, names)
+        side = module.image_size[0]
+        self.images = torch.randn(2 * batch, 3, side, side, generator=generator)
+        self.tasks = [_task(name, self.forward, self.images) for name in names]
+
+    def remove(self) -> None:
+        """Remove the mapped file."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+def _task(name: str, forward: Forward, images: Tensor) -> Task:
+    one = Sample(images[:1], torch.zeros(1, dtype=torch.int64))
+    return Task(name, forward, [str(c) for c in range(CLASSES)], one, Sample(images), one, one)
+
+
+def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_floor: bool) -> Case:
+    settings = LearnedSettings(
+        perturbation=perturbation, batch=experts.batch, examples=len(experts.images), learning_rate=1e-4
+    )
+    execution = Execution(autocast=experts.autocast)
+    before = private_bytes()
+    with peak_memory(private_bytes) as growth:
+        problem = prepare(experts.vectors, experts.tasks, settings, execution)
+        state = init(problem)
+        started = time.perf_counter()
+        update(problem, state)
+        first = time.perf_counter() - started
+    passes = int(PERTURBATIONS[perturbation].passes)
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in experts.vectors.base.items()}
+
+    def step() -> None:
+        update(problem, state)
+
+    def plain() -> None:
+        for _ in range(passes):
+            _plain_pass(experts.forward, leaves, experts.images, problem.teacher_scores, experts.batch, execution)
+
+    floor, taken = seconds(plain, step, repeats=repeats) if with_floor else (None, first)
+    size = sum(tensor.nbytes for tensor in experts.vectors.stacked.values())
+    return Case(
+        model=model,
+        tasks=len(experts.tasks),
+        batch=experts.batch,
+        storage=experts.storage,
+        place=experts.place,
+        autocast=experts.autocast,
+        perturbation=perturbation,
+        passes=passes,
+        floor_seconds=floor,
+        step_seconds=taken,
+        ratio=None if floor is None else taken / floor,
+        steps_per_second=1 / taken,
+        bytes_read=2 * passes * size,  # one merge and one contraction a pass, each reads every task vector once
+        file_bytes=0 if experts.file is None else experts.file.stat().st_size,
+        peak_private_bytes=before + growth[0],
+        threads=torch.get_num_threads(),
+    )
+
+
+def _plain_pass(
+    forward: Forward, theta: Params, images: Tensor, teachers: Sequence[Tensor], batch: int, execution: Execution
+) -> None:
+    """Forward and backward of every task's batch through one network: what any learning on these batches costs."""
+    for value in theta.values():
+        value.grad = None
+    with execution.passes():
+        for teacher in teachers:
+            scores = forward(theta, images[:batch]).float()
+            target = teacher[:batch].log_softmax(dim=-1)
+            loss = F.kl_div(scores.log_softmax(dim=-1), target, reduction="batchmean", log_target=True)
+            (loss / len(teachers)).backward()
+
+
+def _show(cases: Sequence[Case]) -> None:
+    first = cases[0]
+    title = f"{first.model}, {first.tasks} tasks, batch {first.batch} a task, {first.threads} threads"
+    table = Table(
+        "storage",
+        "place",
+        "passes in",
+        "perturbation",
+        "step (s)",
+        "plain passes (s)",
+        "ratio",
+        "read (GB)",
+        title=title,
+    )
+    table.add_column("private peak (MiB)", justify="right")
+    table.add_column("steps/s", justify="right")
+    for case in cases:
+        table.add_row(
+            case.storage,
+            case.place,
+            "float32" if case.autocast == "none" else case.autocast,
+            case.perturbation,
+            f"{case.step_seconds:.2f}",
+            "" if case.floor_seconds is None else f"{case.passes} in {case.floor_seconds:.2f}",
+            "" if case.ratio is None else f"{case.ratio:.3f}",
+            f"{case.bytes_read / 1e9:.1f}",
+            f"{case.peak_private_bytes / MIB:.0f}",
+            f"{case.steps_per_second:.3f}",
+        )
+    output = console()
+    output.print(table)
+    if first.file_bytes:
+        output.print("mapped files: " + ", ".join(f"{case.file_bytes / 1e9:.1f} GB" for case in cases))

@@ -1,0 +1,1 @@
+"""Simulation studies, one file each."""

@@ -1,0 +1,99 @@
+"""Simulation studies: ``python -m diagnostics.study coverage [--draws 2000] [--out table.csv]``.
+
+Every statement must hold, and every mutant of it must be caught, on finite populations whose risks are exact
+(docs/theory.md section 10). A statement fails if the one-sided 95 % lower limit of its violation rate exceeds
+delta; a mutant is caught if its lower limit does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bounds.types import InputError
+from bounds.validation import check_count
+from diagnostics.study.certificates import coefficient_rows, held_out_rows
+from diagnostics.study.merging import theorem_rows
+from diagnostics.study.rows import Row, as_csv
+from diagnostics.study.single import evalue_rows, flatness_rows
+
+EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
+    flatness_rows,
+    evalue_rows,
+    theorem_rows,
+    held_out_rows,
+    coefficient_rows,
+)
+
+
+def coverage(draws: int = 2000, seed: int = 0) -> list[Row]:
+    """Run every experiment.
+
+    Args:
+        draws: samples per setting.
+        seed: of the samples; each experiment has its own stream.
+
+    Returns:
+        The table's rows.
+
+    Raises:
+        InputError: fewer than one draw.
+
+    Source: docs/theory.md section 10.
+    """
+    check_count(draws, "draws")
+    streams = np.random.SeedSequence(seed).spawn(len(EXPERIMENTS))
+    pairs = zip(EXPERIMENTS, streams, strict=True)
+    return [row for run, stream in pairs for row in run(np.random.default_rng(stream), draws)]
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the table."""
+    table = Table(title="Coverage and power: violation rates (e-values: means), one-sided 95 % limits")
+    table.add_column("setting", overflow="fold", ratio=1)
+    for name in ("claim", "variant", "must", "rate", "limits", "against", "passed"):
+        table.add_column(name, no_wrap=name != "variant")
+    for row in rows:
+        must = "hold" if row.kind == "statement" else "be caught"
+        limits = f"{row.lower:.3g} .. {row.upper:.3g}"
+        numbers = (f"{row.rate:.3g}", limits, f"{row.limit:g}")
+        table.add_row(row.setting, row.claim, row.variant, must, *numbers, "yes" if row.passed else "NO")
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Check that statements hold and mutants are caught; exit with 1 if any does not."""
+
+    draws: int = 2000
+    """Samples per setting."""
+    out: Path | None = None
+    """Write the table here as comma-separated text."""
+    seed: int = 0
+    """Seed of the samples."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study from the command line; return the exit status (2 for bad input)."""
+    command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments)
+    try:
+        rows = coverage(command.draws, command.seed)
+    except InputError as error:
+        Console(stderr=True).print(str(error))
+        return 2
+    if command.out is not None:
+        command.out.parent.mkdir(parents=True, exist_ok=True)
+        command.out.write_text(as_csv(rows))
+    show(rows, Console())
+    return 0 if all(row.passed for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

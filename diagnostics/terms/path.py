@@ -1,0 +1,165 @@
+"""The bound along θ(s) = θ_0 + s·d: every reading and term at every distance (docs/theory.md, sections 6 and 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bounds.theorems import theorem2
+from bounds.theorems.single_model import READINGS, Reading
+from bounds.types import Bound, Estimate, Params
+from diagnostics.terms import experts as expert_side
+from diagnostics.terms import linear as linear_world
+from diagnostics.terms import merge as merge_terms
+from diagnostics.terms import network as network_world
+from merging.params import combine, norm
+from merging.suites import Suite
+
+RESIDUAL_TOLERANCE = 0.1
+"""The NTK radius is the distance at which the residual first crosses this value (docs/theory.md, section 9)."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point θ(s) = θ_0 + s·d: distance, the network's risk and error there, the bounds, the linearisation.
+
+    ``risk`` and ``error`` are the real network's on the held-out subsample, ``linear_risk`` is f^lin's; ``bounds`` maps
+    a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to
+    bound - risk; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats. Where they
+    were asked for (else None), α-weighted means over tasks: ``rotation`` S(K_0, K_s) and ``relative_change``
+    ‖K_s - K_0‖/‖K_0‖ of the kernel, ``sharpness`` the increase of the risk (nats) along the SAM step of radius ρ.
+    """
+
+    s: float
+    distance: float
+    risk: Estimate
+    error: float
+    linear_risk: Estimate
+    transfer: Estimate
+    residual: float
+    bounds: Mapping[str, float]
+    gaps: Mapping[str, float]
+    terms: Mapping[str, Mapping[str, float]]
+    rotation: float | None = None
+    relative_change: float | None = None
+    sharpness: float | None = None
+
+
+@dataclass(frozen=True)
+class AtPoint:
+    """What the bounds at one point are made of."""
+
+    network: merge_terms.NetworkAtPoint
+    assumed: merge_terms.MergeTerms
+    linear: merge_terms.MergeTerms
+    transfer: merge_terms.Transfer
+
+
+@dataclass(frozen=True)
+class ExpertSide:
+    """All that (5) knows before a merge is given: the linearised tasks, the posteriors, their statistics, weights.
+
+    ``worlds[i].tangents`` are J(x)τ_1..J(x)τ_T; ``centre`` is θ_β = θ_0 + Σ_j β_j τ_j.
+    """
+
+    worlds: Sequence[linear_world.LinearTask]
+    posteriors: expert_side.LinearPosteriors
+    draws: network_world.PosteriorDraws
+    linear: expert_side.Anchors
+    assumed: expert_side.Anchors
+    centre: Params
+    alpha: Sequence[float]
+    beta: Sequence[float]
+    delta: float
+    trivial_risk: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """The path θ(s) = θ_0 + s·d. ``worlds`` are the expert side's with J(x)d as their last displacement."""
+
+    suite: Suite
+    side: ExpertSide
+    worlds: Sequence[linear_world.LinearTask]
+    displacement: Params
+
+    def weights(self, s: float) -> Params:
+        """Return θ(s)."""
+        return combine(self.suite.task_vectors.base, self.displacement, s)
+
+    def bounds(self, s: float, network: merge_terms.NetworkAtPoint | None = None) -> tuple[tuple[Bound, ...], AtPoint]:
+        """Return the three readings at s, and what they were made of; ``network`` if it is known there already."""
+        side = self.side
+        if network is None:
+            network = merge_terms.network_at(self.suite.tasks, self.worlds, self.weights(s), side.centre)
+        assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.alpha, side.beta)
+        linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.alpha, side.beta)
+        transfer = merge_terms.transfer_terms(self.worlds, network, s, side.alpha)
+        bounds = (
+            self._bound("assumed-linear", side.assumed, assumed, None),
+            self._bound("linearised", side.linear, linear, None),
+            self._bound("corrected", side.linear, linear, transfer.positive),
+        )
+        return bounds, AtPoint(network, assumed, linear, transfer)
+
+    def _bound(
+        self,
+        reading: Reading,
+        experts: expert_side.Anchors,
+        at: merge_terms.MergeTerms,
+        transfer: Estimate | None,
+    ) -> Bound:
+        return theorem2(
+            experts.statistics,
+            experts.cross,
+            self.side.alpha,
+            self.side.beta,
+            at.gap,
+            at.gain,
+            delta=self.side.delta,
+            log_price=experts.log_price,
+            reading=reading,
+            transfer_error=transfer,
+            trivial_risk=self.side.trivial_risk,
+            gap_per_expert=at.gap_per_expert,
+            gain_per_expert=at.gain_per_expert,
+        )
+
+    def point(self, s: float) -> SweepPoint:
+        """Everything the sweep shows at s."""
+        bounds, at = self.bounds(s)
+        wrong = [
+            float((scores.argmax(dim=1) != world.labels).double().mean())
+            for scores, world in zip(at.network.scores, self.worlds, strict=True)
+        ]
+        risk = at.assumed.risk
+        return SweepPoint(
+            s=s,
+            distance=s * norm(self.displacement),
+            risk=risk,
+            error=sum(a * w for a, w in zip(self.side.alpha, wrong, strict=True)),
+            linear_risk=at.linear.risk,
+            transfer=at.transfer.positive,
+            residual=at.transfer.residual,
+            bounds={bound.reading: bound.value for bound in bounds},
+            gaps={bound.reading: bound.value - risk.value for bound in bounds},
+            terms={bound.reading: {t.name: t.estimate.value for t in bound.terms} for bound in bounds},
+        )
+
+
+def ntk_radius(
+    distances: Sequence[float], residuals: Sequence[float], tolerance: float = RESIDUAL_TOLERANCE
+) -> float | None:
+    """Smallest distance at which the residual reaches ``tolerance``, interpolated linearly; None if it never does.
+
+    Source: docs/theory.md, section 9. Status: estimated (examples and grid).
+    """
+    for (d0, r0), (d1, r1) in zip(
+        zip(distances, residuals, strict=True), list(zip(distances, residuals, strict=True))[1:], strict=False
+    ):
+        if r0 < tolerance <= r1:
+            return d0 + (d1 - d0) * (tolerance - r0) / (r1 - r0)
+    return None
+
+
+__all__ = ["READINGS", "RESIDUAL_TOLERANCE", "ExpertSide", "Path", "SweepPoint", "ntk_radius"]

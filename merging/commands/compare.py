@@ -1,0 +1,212 @@
+"""``python -m merging compare --suite mini8 --methods all --out FOLDER``: every method on one suite, in one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.table import Table
+
+from bounds.types import refuse
+from merging import suites
+from merging.commands import console, run, track
+from merging.commands.compare_figure import draw
+from merging.commands.evaluation import mean
+from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
+from merging.files import replacing
+from merging.methods import METHODS
+from merging.suites import Suite
+
+SCHEMA = "mergebound.compare/1"
+UNITS = (
+    "accuracy and its mean in % on the test splits; KL = KL(expert ‖ merge) and cross-entropy in nats, means over "
+    "tasks; distance ‖θ_m − θ_0‖; seconds: wall time of the merge; passes: examples that went forward and "
+    "backward; MiB: peak resident memory of a process of its own that loads the suite and merges"
+)
+_Figure = Callable[[Measurement], float | None]
+FIGURES: Mapping[str, tuple[_Figure, str]] = {
+    "mean": (lambda m: 100 * mean(m.accuracy), ".1f"),
+    "KL": (lambda m: mean(m.kl), ".3f"),
+    "cross-entropy": (lambda m: mean(m.cross_entropy), ".3f"),
+    "distance": (lambda m: m.distance, ".2f"),
+    "seconds": (lambda m: m.seconds, ".3g"),
+    "passes": (lambda m: m.passes, ".0f"),
+    "MiB": (lambda m: m.memory, ".0f"),
+}
+"""Column -> (figure of a measurement, or None where it has none; format)."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Merge a suite's experts with each method and write one table: terminal, JSON, CSV, Markdown and a figure.
+
+    Each method runs in a process of its own. Results are kept in OUT/results by method, settings and suite; a second
+    run measures only what is missing there (delete a file to measure it again).
+    """
+
+    suite: str = "mini8"
+    """Where experts and tasks come from: mini8 (shipped) or toy."""
+    methods: tuple[str, ...] = ("all",)
+    """Rows of the table of methods (python -m merging list), or all; with settings as ties:density=0.1,scale=1."""
+    out: Path = Path("compare")
+    """Folder of results and tables."""
+    threads: int = 1
+    """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit status (0 done, 2 bad input)."""
+    command = tyro.cli(Command, args=arguments, prog="python -m merging compare", description=Command.__doc__)
+    return run(lambda: _print(*compare(command), command.out))
+
+
+def compare(command: Command) -> tuple[list[Measurement], Suite]:
+    """Measure what is missing, then write the tables and the figure; return all measurements, best mean first.
+
+    Raises:
+        InputError: unknown suite, method or setting; a folder that cannot be written; no method that runs on the suite.
+    """
+    specs = parse(command.methods)
+    if command.threads < 1:
+        refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    suite = suites.load(command.suite)
+    folder = _results(command.out)
+    found = []
+    for spec in track(specs, f"merging {suite.name}"):
+        path = folder / f"{spec.method}-{spec.key(suite)}.json"
+        found.append(replace(_read(path) or _measure(spec, command, path), label=spec.label))
+    done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
+    if not any(m.method in METHODS for m in done):
+        refuse("methods", expected="one that runs on the suite", got=found[-1].reason, cure="choose other methods")
+    rows = [*done, *(m for m in found if m.reason)]
+    _write_all(rows, suite, command.out)
+    return rows, suite
+
+
+def parse(texts: Sequence[str]) -> list[Spec]:
+    """Return the references and the methods that texts like ``all`` or ``ties:density=0.1`` name, each once.
+
+    Raises:
+        InputError: unknown method or setting, a value out of range, a text that is not NAME=VALUE.
+    """
+    wanted = [name for text in texts for name in (METHODS if text == "all" else [text])]
+    specs = {text: _spec(text) for text in (*REFERENCES, *wanted)}
+    return list(specs.values())
+
+
+def _spec(text: str) -> Spec:
+    method, _, rest = text.partition(":")
+    given = {}
+    for part in rest.split(",") if rest else ():
+        name, equals, value = part.partition("=")
+        hints = typing.get_type_hints(METHODS[method].settings) if method in METHODS else {}
+        if not equals or name not in hints:
+            known = "NAME=VALUE of " + (" or ".join(hints) or "none")
+            refuse(f"setting of {method}", expected=known, got=repr(part), cure="see python -m merging list")
+        given[name] = _value(name, value, hints[name])
+    spec = Spec(method, given)
+    _ = spec.settings  # refuses what is unknown or out of range before any work
+    return spec
+
+
+def _value(name: str, text: str, hint: Any) -> object:
+    """Read a value as the first of the setting's types that it fits."""
+    kinds = {hint, *typing.get_args(hint)}
+    constants = {"None": None, "True": True, "False": False}
+    if text in constants and type(constants[text]) in kinds:
+        return constants[text]
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    if kinds & {int, float, bool}:
+        refuse(name, expected=getattr(hint, "__name__", str(hint)), got=repr(text), cure="write one")
+    return text
+
+
+def _measure(spec: Spec, command: Command, path: Path) -> Measurement:
+    """Measure and keep the result; what could not run is not kept."""
+    measurement = measure_apart(spec, command.suite, command.threads)
+    if not measurement.reason:
+        _write(path, json.dumps(asdict(measurement), ensure_ascii=False, default=str))
+    return measurement
+
+
+def _read(path: Path) -> Measurement | None:
+    try:
+        return Measurement(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # never measured, or kept by another version
+
+
+def _results(out: Path) -> Path:
+    folder = out / "results"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(
+            f"output {out}", expected="a folder that can be written", got=error.strerror, cure="choose another --out"
+        )
+    return folder
+
+
+def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
+    names = [task.name for task in suite.tasks]
+    content = {"schema": SCHEMA, "suite": suite.name, "sources": dict(suite.sources), "tasks": names, "units": UNITS}
+    content["rows"] = [asdict(row) for row in rows]
+    _write(out / "compare.json", json.dumps(content, ensure_ascii=False, indent=1, default=str))
+    header = ["method", *FIGURES, *names]
+    cells = [_cells(row, len(names)) for row in rows]
+    text = io.StringIO()
+    csv.writer(text).writerows([[*header, "reason"], *([*c, row.reason] for c, row in zip(cells, rows, strict=True))])
+    _write(out / "compare.csv", text.getvalue())
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    reasons = "".join(f"\n- `{row.label}` did not run: {row.reason}" for row in rows if row.reason)
+    _write(out / "compare.md", f"{table}\n\nSuite {suite.name}; {UNITS}.\n{reasons}\n")
+    for suffix, image in draw([row for row in rows if not row.reason], suite.name).items():
+        _write(out / f"compare.{suffix}", image)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _cells(row: Measurement, tasks: int) -> list[str]:
+    if row.reason:
+        return [row.label, *[""] * (len(FIGURES) + tasks)]
+    values = [(figure(row), form) for figure, form in FIGURES.values()]
+    shown = ["" if value is None else format(value, form) for value, form in values]
+    return [row.label, *shown, *(f"{100 * a:.1f}" for a in row.accuracy)]
+
+
+def _print(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
+    names, output = [task.name.replace("_", "\n") for task in suite.tasks], console()
+    first, last = 1 + len(FIGURES), len(names)
+    cells = [_cells(row, len(names)) for row in rows if not row.reason]
+    parts: tuple[tuple[str, list[str], Callable[[list[str]], list[str]]], ...] = (
+        (f"merges of {suite.name}", ["method", *FIGURES], lambda c: c[:first]),
+        (f"test accuracy (%) on {suite.name}", ["method", *names], lambda c: [c[0], *c[-last:]]),
+    )
+    for title, header, part in parts:
+        table = Table(title=title)
+        for column in header:
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for line in cells:
+            table.add_row(*part(line))
+        output.print(table)
+    output.print(UNITS)
+    for row in rows:
+        if row.reason:
+            output.print(f"{row.label} did not run: {row.reason}", soft_wrap=True, highlight=False)
+    output.print(f"{out}: compare.json, compare.csv, compare.md, compare.svg, compare.png", soft_wrap=True)

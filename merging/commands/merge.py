@@ -1,0 +1,163 @@
+"""``python -m merging --method samerging --suite mini8 --out out.pt``: merge a suite's experts, write the artifact.
+
+``python -m merging list`` prints the table of methods, ``python -m merging compare`` runs many on one suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from bounds.types import refuse
+from merging import presets, suites
+from merging.artifact import MergeArtifact, save
+from merging.commands import compare, console, listing, run, track
+from merging.commands.evaluation import accuracy_table, evaluate
+from merging.execution import Autocast, Execution
+from merging.files import check_destination
+from merging.methods import find, merge
+from merging.processes import local_device, processes
+from merging.rows import silent
+from merging.suites import Suite
+from merging.task_vectors.storage import Storage
+
+
+@dataclass(frozen=True)
+class Command:
+    """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
+
+    Other commands: ``python -m merging list`` prints the methods, ``python -m merging compare`` runs many of them.
+    """
+
+    method: str = "samerging"
+    """Row of the table of methods (python -m merging list). The options below follow the method."""
+    preset: str | None = None
+    """Named settings of the method; options given explicitly override them. samerging: released (the published code,
+    whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
+    suite: str = "mini8"
+    """Where experts and tasks come from: mini8 (shipped) or toy."""
+    out: Path = Path("out.pt")
+    """The artifact to write."""
+    threads: int = 1
+    """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
+    device: str = "cpu"
+    """Where the network's passes run: cpu, cuda (under torchrun one for each process of a machine) or cuda:N."""
+    autocast: Autocast = "none"
+    """Precision of the network's passes: none (the weights' own), bfloat16 or float16."""
+    storage: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of stored task vectors; by default the experts' own, at least float32. Sums are taken in float32."""
+    mapped: Path | None = None
+    """Write the task vectors to this file once and map it, instead of holding them in memory."""
+    checkpoint_every: int = 10
+    """Learned methods keep their progress in OUT.checkpoint every so many steps, until the artifact is written."""
+    resume: bool = False
+    """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
+
+
+SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"list": listing.main, "compare": compare.main}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status (0 done, 2 bad input)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return SUBCOMMANDS[arguments[0]](arguments[1:])
+    return run(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    command, settings = _parse(arguments)
+    row = find(command.method)
+    check_destination(command.out)
+    if command.threads < 1:
+        refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    torch.set_num_threads(command.threads)
+    with processes() as together:
+        checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
+        execution = Execution(
+            local_device(command.device),
+            command.autocast,
+            together,
+            checkpoint,
+            command.checkpoint_every,
+            command.resume,
+        )
+        suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
+        artifact = merge(
+            command.method,
+            suite.task_vectors,
+            suite.tasks,
+            suite=suite.name,
+            sources=suite.sources,
+            progress=track if together.rank == 0 else silent,
+            execution=execution,
+            **settings,
+        )
+        if together.rank != 0:
+            return
+        save(artifact, command.out)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        _print_table(suite, artifact, command)
+
+
+def _storage(command: Command) -> Storage:
+    return Storage(None if command.storage is None else getattr(torch, command.storage), command.mapped)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
+    """Parse the options of the command and those of the chosen method (which --help therefore shows)."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default=Command.method)
+    first.add_argument("--preset", default=None)
+    given = first.parse_known_args(list(arguments))[0]
+    settings, preset = find(given.method).settings, presets.find(given.method, given.preset)
+    if settings.__dataclass_fields__:
+        whole = make_dataclass(
+            "Whole",
+            [
+                ("command", Annotated[Command, tyro.conf.arg(name="")]),
+                ("settings", Annotated[settings, tyro.conf.arg(name="")], field(default=settings(**preset.settings))),
+            ],
+        )
+        parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=Command.__doc__)
+        return parsed.command, asdict(parsed.settings)
+    return tyro.cli(Command, args=arguments, prog="python -m merging", description=Command.__doc__), {}
+
+
+def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
+    rows, _ = evaluate(suite, artifact.merged, track)
+    output = console()
+    output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
+    note = presets.find(command.method, command.preset).note
+    if note:
+        output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)
+    output.print(
+        f"{command.out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False
+    )
+
+
+def _shown(artifact: MergeArtifact) -> str:
+    parts = [f"{key}={value}" for key, value in artifact.settings.items() if value is not None]
+    if artifact.coefficients is not None and artifact.coefficients.unique().numel() == 1:
+        parts.append(f"every coefficient {float(artifact.coefficients.flatten()[0]):.4g}")
+    elif "chosen_scale" in artifact.history:
+        parts.append(f"scale {artifact.history['chosen_scale'][0]:.4g} chosen on validation")
+    norms = artifact.history.get("perturbation_norm", [])
+    if norms and artifact.settings.get("perturbation") != "none":
+        zero = sum(norm == 0 for norm in norms)
+        parts.append(f"(perturbation exactly 0 in {zero} of {len(norms)} steps)" if zero else "(perturbation never 0)")
+    if any(sent := artifact.history.get("bytes_sent", [])):
+        parts.append(f"({sum(sent) / len(sent):.0f} bytes sent by each process in a step)")
+    return " ".join(parts) or "no settings"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

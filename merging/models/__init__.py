@@ -1,0 +1,1 @@
+"""How a network is read and run, one file per kind."""

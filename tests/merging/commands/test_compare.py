@@ -1,0 +1,198 @@
+"""The commands ``list`` and ``compare``: what they print, write, keep and refuse."""
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bounds.types import InputError
+from merging import METHODS, merge
+from merging.__main__ import main
+from merging.commands import compare, measure
+from merging.commands.compare import Command, parse
+from merging.commands.compare_figure import spread
+from merging.commands.listing import settings_text
+from merging.commands.measure import Spec
+from merging.params import norm, subtract
+from merging.suites import toy
+from merging.task import mean_accuracy
+
+WANTED = ("average", "task_arithmetic:scale=0.7", "samerging")
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Measure in this process, and note what is measured."""
+    measured = []
+
+    def here(spec, suite_name, threads):
+        measured.append(spec.label)
+        return measure.measure(spec, suite_name, threads)
+
+    monkeypatch.setattr(compare, "measure_apart", here)
+    return measured
+
+
+def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
+    out = tmp_path / "deep" / "folder"
+    rows, _ = compare.compare(Command("toy", WANTED[:2], out))
+    assert runs == ["pretrained", "experts", *WANTED[:2]]
+    (out / "results" / f"average-{Spec('average').key(toy.build())}.json").write_text("{", encoding="utf-8")
+    runs.clear()
+    same, _ = compare.compare(Command("toy", ("task_arithmetic:scale=.7",), out))
+    assert runs == []
+    assert "task_arithmetic:scale=0.7" in [row.label for row in same]
+    again, _ = compare.compare(Command("toy", (*WANTED[:2], "task_arithmetic:scale=0.8", "average"), out))
+    assert runs == ["average", "task_arithmetic:scale=0.8"]
+    timeless = [replace(row, seconds=None, memory=None, memory_before=None) for row in again if "0.8" not in row.label]
+    assert timeless == [replace(row, seconds=None, memory=None, memory_before=None) for row in rows]
+
+
+def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, capsys):
+    assert main(["compare", "--suite", "toy", "--methods", *WANTED, "--out", str(tmp_path)]) == 0
+    printed, suite = capsys.readouterr(), toy.build()
+    assert printed.err == ""
+    found = merge("task_arithmetic", suite.task_vectors, suite.tasks, scale=0.7)
+    accuracy = 100 * mean_accuracy(suite.tasks, found.merged, "test")
+    distance = norm(subtract(found.merged, suite.task_vectors.base))
+    content = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    row = next(row for row in content["rows"] if row["label"] == WANTED[1])
+    assert sum(row["accuracy"]) / 3 == pytest.approx(accuracy / 100)
+    assert row["distance"] == pytest.approx(distance)
+    assert row["settings"] == {"scale": 0.7}
+    lines = list(csv.DictReader((tmp_path / "compare.csv").read_text(encoding="utf-8").splitlines()))
+    assert next(line for line in lines if line["method"] == WANTED[1])["mean"] == f"{accuracy:.1f}"
+    assert float(next(line for line in lines if line["method"] == "experts")["KL"]) == 0
+    markdown = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    assert f"| {WANTED[1]} | {accuracy:.1f} | " in markdown
+    for text in (printed.out, markdown, lines[-1]["reason"]):  # samerging wants more examples than toy has
+        assert "calibration examples" in text
+    assert not list((tmp_path / "results").glob("samerging*")), "what did not run is tried again"
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert WANTED[1] in (tmp_path / "compare.svg").read_text(encoding="utf-8")
+    means = [float(line["mean"]) for line in lines if line["mean"]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_passes_are_counted_in_examples(monkeypatch):
+    small = {"steps": 3, "examples": 8, "batch": 4}
+    learned = {"none": 3 * 3 * 4, "coefficients": 2 * 3 * 3 * 4}  # passes x tasks x batch
+    for perturbation, passes in learned.items():
+        spec = Spec("samerging", {**small, "perturbation": perturbation})
+        assert measure.measure(spec, "toy", 1).passes == passes
+        with monkeypatch.context() as patch:
+            patch.setattr(measure, "merge", _without_history)
+            assert measure.measure(spec, "toy", 1).passes == passes
+    assert measure.measure(Spec("fisher", {"examples": 8}), "toy", 1).passes == 3 * 8
+    assert measure.measure(Spec("regmean", {"examples": 8}), "toy", 1).passes == 0
+
+
+def _without_history(*arguments, **settings):
+    return replace(merge(*arguments, **settings), history={})
+
+
+def test_a_method_is_measured_in_a_process_of_its_own():
+    ballast = torch.ones(2**27)  # 512 MiB here must not count there
+    found = measure.measure_apart(Spec("average"), "toy", 1)
+    assert ballast.numel() / 2**18 < measure.peak_memory()
+    assert found.memory is not None
+    assert found.memory < measure.peak_memory() - 256
+    with pytest.raises(InputError, match="expected a process that ends"):
+        measure.measure_apart(Spec("average"), _Killer(), 1)  # pyright: ignore[reportArgumentType]
+
+
+class _Killer:
+    """A suite name that ends the process that receives it."""
+
+    def __reduce__(self):
+        import os
+
+        return os._exit, (1,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_no_process_outlives_the_command():
+    """A worker that loads the large suite is gone soon after its parent was killed."""
+    code = "from merging.commands.measure import *\nmeasure_apart(Spec('task_arithmetic'), 'mini8', 1)"
+    command = subprocess.Popen([sys.executable, "-c", code])
+    worker = _wait_for(lambda: [pid for pid in _children(command.pid) if _has_torch(pid)])[0]
+    command.kill()
+    command.wait()
+    _wait_for(lambda: not Path(f"/proc/{worker}/cwd").exists())
+
+
+def _children(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+
+
+def _has_torch(process: int) -> bool:
+    return "libtorch_cpu" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
+
+
+def _wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_settings_stand_behind_the_method_and_in_the_key():
+    specs = parse(["all", "task_arithmetic:scale=0.5", "samerging:objective=kl,steps=2", "average"])
+    assert [spec.method for spec in specs] == ["pretrained", "experts", *METHODS, "task_arithmetic", "samerging"]
+    assert specs[-1].given == {"objective": "kl", "steps": 2}
+    suite = toy.build()
+    keys = {spec.key(suite) for spec in specs}
+    assert len(keys) == len(specs)
+    assert Spec("samerging").key(suite) == Spec("samerging", {"objective": "kl"}).key(suite)
+    assert Spec("average").key(suite) != Spec("average").key(replace(suite, sources={"toy": "seed 1"}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "magic"], "method: expected average or"),
+        (["--methods", "average:scale=1"], "setting of average: expected NAME=VALUE of none"),
+        (["--methods", "task_arithmetic:scale"], "setting of task_arithmetic"),
+        (["--methods", "task_arithmetic:scale=nan"], "scale: expected a finite number"),
+        (["--methods", "task_arithmetic:scale=much"], "scale: expected float | None; got 'much'"),
+        (["--suite", "large"], "suite: expected mini8 or toy"),
+        (["--threads", "0"], "threads: expected at least 1"),
+        (["--suite", "toy", "--methods", "samerging"], "methods: expected one that runs on the suite"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, runs, tmp_path, capsys):
+    assert main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "out").write_text("", encoding="utf-8")
+    assert main(["compare", "--suite", "toy", "--methods", "average", "--out", str(tmp_path / "out")]) == 2
+    assert "expected a folder that can be written" in capsys.readouterr().err
+
+
+def test_the_list_names_every_method_paper_and_setting(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name, row in METHODS.items():
+        assert name in printed
+        assert row.paper.split()[-1] in printed
+    assert "rho=0.07" in printed
+    assert "perturbation=coefficients\n" in settings_text(METHODS["samerging"].settings)
+
+
+def test_labels_are_moved_apart_and_no_further():
+    assert spread([0.1, 0.5, 0.9], 0.2) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    places = spread(sorted(torch.rand(30).tolist()), 0.02)
+    assert min(b - a for a, b in itertools.pairwise(places)) >= 0.02 - 1e-9
