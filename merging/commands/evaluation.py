@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.types import Params
+from merging.commands import plain
 from merging.suites.base import Suite
 from merging.task import accuracy, cross_entropy, score_task
 
@@ -63,14 +64,14 @@ def mean(values: Iterable[float]) -> float:
 
 def accuracy_table(rows: Sequence[TaskRow], title: str) -> Table:
     """Table of the rows and their mean."""
-    table = Table(title=f"{title}: test accuracy (%) and cross-entropy (nats)")
+    table = Table(title=plain(f"{title}: test accuracy (%) and cross-entropy (nats)", "table.title"))
     table.add_column("task")
     table.add_column("n", justify="right")
     for model in MODELS:
         table.add_column(model, justify="right")
     for row in rows:
         cells = [f"{100 * row.accuracy[m]:.1f}  {row.cross_entropy[m]:.3f}" for m in MODELS]
-        table.add_row(row.name, str(row.test_examples), *cells)
+        table.add_row(plain(row.name), str(row.test_examples), *cells)
     table.add_section()
     means = [
         f"{100 * mean(r.accuracy[m] for r in rows):.1f}  {mean(r.cross_entropy[m] for r in rows):.3f}" for m in MODELS

@@ -19,8 +19,12 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
+    return run(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
     tyro.cli(Command, args=arguments, prog="python -m merging list", description=Command.__doc__)
-    return run(lambda: console().print(table()))
+    console().print(table())
 
 
 def table() -> Table:
