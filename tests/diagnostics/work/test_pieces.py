@@ -124,7 +124,7 @@ def test_pieces_of_several_processes_note_what_they_looked_at(tmp_path):
     world.keeper.workers = 2
     assert world.pieces() == [2, 3]
     assert World(tmp_path, a=2, b=1).pieces() == [4, 5]
-    assert torch.load(tmp_path / "reads-p.pt", weights_only=True)["fields"] == [["a"]]
+    assert torch.load(tmp_path / "reads-p.pt", weights_only=True)["value"]["fields"] == [["a"]]
 
 
 def test_settings_of_one_report_serve_another(suite, artifact):
