@@ -1,6 +1,6 @@
 """Writing files so that each is complete or not there; an older one stays until the new one is on the disk.
 
-A link stays a link: the file behind it is replaced. A dangling link is followed too, as the shell does: the file that it
+A link stays a link: the file behind it is replaced. A dangling link is followed too, as the shell does: the file it
 names is made. Nothing but a regular file is ever replaced.
 """
 

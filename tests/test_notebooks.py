@@ -253,8 +253,9 @@ def link_complaints(markdown):
         elif path.suffix == ".py" and text.strip("`") not in names_defined_in(path):
             yield f"{target}: {text}"
     for row in re.findall(r"^\|.*\|(.*)\|$", markdown, flags=re.MULTILINE):
-        for file, names in re.findall(r"(\w+): ((?:`test_\w+`(?:, )?)+)", row):
-            path = ROOT / "tests" / "bounds" / f"test_{file}.py"
+        for file, names in re.findall(r"([\w/]+): ((?:`test_\w+`(?:, )?)+)", row):
+            folder, _, name = file.rpartition("/")
+            path = ROOT / "tests" / "bounds" / folder / f"test_{name}.py"
             known = set(names_defined_in(path)) if path.is_file() else set()
             yield from (f"{file}: {name}" for name in re.findall(r"`(\w+)`", names) if name not in known)
 
@@ -269,7 +270,7 @@ def test_links_of_the_theory_lead_somewhere():
         "[01](../notebooks/01_lemma1_flatness_pac_bayes.ipynb#Nowhere)",
         "[99](../notebooks/99_missing.ipynb#Coverage)",
         "[`test_of_nothing`](../tests/bounds/test_pac_bayes.py)",
-        "| (2) | `f` | pac_bayes: `test_lemma1_by_hand`, `test_of_nothing` |",
+        "| (2) | `f` | pac_bayes/lemma: `test_lemma1_by_hand`, `test_of_nothing` |",
     ],
 )
 def test_wrong_links_are_found(wrong):

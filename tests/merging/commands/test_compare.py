@@ -80,7 +80,7 @@ def test_a_kept_result_that_is_not_what_was_measured_is_measured_again(runs, tmp
 def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, capsys):
     assert main(["compare", "--suite", "toy", "--methods", *WANTED, "--out", str(tmp_path)]) == 0
     printed, suite = capsys.readouterr(), toy.build()
-    assert printed.err == ""
+    assert printed.err.startswith("merging toy: 5 steps …\n")
     found = merge("task_arithmetic", suite.task_vectors, suite.tasks, scale=0.7)
     accuracy = 100 * mean_accuracy(suite.tasks, found.merged, "test")
     distance = norm(subtract(found.merged, suite.task_vectors.base))
@@ -192,9 +192,8 @@ def test_settings_stand_behind_the_method_and_in_the_key():
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, runs, tmp_path, capsys):
     assert main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.endswith("…"))  # how far it is
     assert error.startswith(f"error: {message}")
-    assert error.count("\n") == 1
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):

@@ -51,6 +51,7 @@ def test_every_tensor_of_the_file_is_aligned_as_in_memory_and_any_reader_opens_i
 
 
 def test_the_fast_path_is_the_sum_written_out_for_any_number_of_threads():
+    """BLAS orders a sum by its number of threads: results agree to rounding, not to the bit (docs/engine.md)."""
     vectors = TaskVectors.from_experts(draw(0), experts())
     blocks = partition(vectors.base, "block")
     coefficients, gradient = torch.randn(3, len(blocks)), draw(9)
@@ -61,8 +62,9 @@ def test_the_fast_path_is_the_sum_written_out_for_any_number_of_threads():
         results.append((merged(vectors, coefficients, blocks, out={}), contract(vectors, gradient, blocks)))
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
-    assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in SHAPES)
-    assert torch.equal(results[0][1], results[1][1])
+    assert all(torch.allclose(results[0][0][name], results[1][0][name], rtol=1e-6, atol=1e-6) for name in SHAPES)
+    scale = float(results[0][1].abs().max())
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-6, atol=1e-6 * scale)
     for column, names in enumerate(blocks.values()):
         inner = torch.zeros(3, dtype=torch.float64)
         for name in names:
