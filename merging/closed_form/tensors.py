@@ -19,14 +19,17 @@ def largest_threshold(task_vectors: TaskVectors, density: float) -> Tensor:
     total = sum(value.numel() for value in task_vectors.base.values())
     smallest = total - max(1, round(density * total)) + 1
     room = torch.empty(total, dtype=task_vectors.dtype)
-    found = []
-    for delta in task_vectors.deltas:
-        start = 0
-        for value in (delta[name].flatten() for name in task_vectors.base):
-            room[start : start + len(value)].copy_(value).abs_()
-            start += len(value)
-        found.append(select(room, smallest))
+    found = [select(magnitudes(task_vectors, index, room), smallest) for index in range(len(task_vectors))]
     return torch.stack(found).to(next(iter(task_vectors.base.values())).device)
+
+
+def magnitudes(task_vectors: TaskVectors, index: int, room: Tensor) -> Tensor:
+    """Return the magnitudes [P] of one task's entries over the whole model, in ``room`` [P], tensor by tensor."""
+    delta, start = task_vectors.deltas[index], 0
+    for value in (delta[name].flatten() for name in task_vectors.base):
+        room[start : start + len(value)].copy_(value).abs_()
+        start += len(value)
+    return room
 
 
 def select(values: Tensor, k: int) -> Tensor:

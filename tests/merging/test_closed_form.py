@@ -134,18 +134,29 @@ def test_dare_is_right_on_average():
     assert bool(((draws.mean(dim=0) - torch.tensor([6.0, 2.0, -0.5])).abs() < 4.5 * error).all())
 
 
+def test_pcb_clips_outliers_by_hand():
+    """A quarter at either end: |τ| is 2, 2, 3, 3. The least score, that of the first entry, has weight 0."""
+    assert merged("pcb", vectors([1.0, -2.0, 3.0, -100.0]), density=1.0, clip=0.25, scale=1.0)["w"].tolist() == (
+        pytest.approx([0.0, -2.0, 3.0, -3.0])
+    )
+    whole = merged("pcb", vectors([1.0, -2.0, 3.0, -100.0]), density=1.0, scale=1.0)["w"]
+    assert whole[3] == pytest.approx(-100.0), "by default nothing is clipped"
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-4, 0.07, 0.3])
 @pytest.mark.parametrize("density", [1.0, 0.3])
-def test_pcb_against_the_flattened_computation(density):
+def test_pcb_against_the_flattened_computation(density, clip):
     deltas = torch.randn(3, 20, dtype=torch.float64)
     tv = vectors(*deltas[:, :12].tolist(), b=list(deltas[:, 12:].reshape(3, 2, 4)))
     x = deltas.numpy()
-    size = np.abs(x)
+    ends = np.sort(np.abs(x), axis=1)[:, [int(20 * clip), int(20 * (1 - clip) - 1)]]
+    size = np.clip(np.abs(x), ends[:, :1], ends[:, 1:])
     a = (size - size.min(1, keepdims=True)) / np.ptp(size, axis=1, keepdims=True)
     score = np.exp(3 * a**2) * np.tanh(x * x.sum(0))
     floor = np.sort(score, axis=1)[:, [max(0, 20 - round(density * 20) - 1)]]
     weight = (np.maximum(score, floor) - floor) / (score.max(1, keepdims=True) - floor)
-    expected = (weight * x).sum(0) / np.maximum(weight.sum(0), 1e-12)
-    found = merged("pcb", tv, density=density, scale=1.0)
+    expected = (weight * np.sign(x) * size).sum(0) / np.maximum(weight.sum(0), 1e-12)
+    found = merged("pcb", tv, density=density, clip=clip, scale=1.0)
     assert_near(torch.cat([value.flatten() for value in found.values()]), torch.from_numpy(expected))
     if density < 1:
         assert (weight > 0).sum(1).tolist() == [6, 6, 6]
@@ -330,6 +341,8 @@ def test_rows_beat_averaging_where_their_assumptions_hold():
         (sparse.DensitySettings, {"density": 1.1}),
         (sparse.DropSettings, {"drop_rate": 1.0}),
         (sparse.ConsensusSettings, {"agreement": 0}),
+        (sparse.CompetitionSettings, {"clip": 0.5}),
+        (sparse.CompetitionSettings, {"density": 0.0}),
         (spectral.CommonSpaceSettings, {"common": 0.0}),
         (spectral.InterferenceSettings, {"steps": 0}),
     ],
