@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import torch
@@ -70,11 +69,6 @@ def drop(deltas: Tensor, rate: float, generators: Sequence[torch.Generator]) -> 
     for values, generator in zip(kept, generators, strict=True):
         values.masked_fill_(torch.rand(noise.shape, generator=generator, out=noise) < rate, 0)
     return kept
-
-
-def task_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
-    """One generator per task, from the seed and the task's name: the order of the tasks does not matter."""
-    return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())) for name in names]
 
 
 def is_matrix(deltas: Tensor) -> bool:

@@ -14,6 +14,7 @@ from merging import METHODS, TaskVectors, merge
 from merging.closed_form import scale, sparse, spectral, tensors
 from merging.closed_form.scale import MEAN_GRID, SUM_GRID, ScaleSettings
 from merging.closed_form.slerp import interpolate
+from merging.draws import task_generators
 from merging.suites import toy
 from merging.task import mean_accuracy
 from tests.tolerances import assert_near
@@ -57,14 +58,14 @@ def test_the_mean_is_taken_of_those_with_the_elected_sign():
 
 def test_dropping_keeps_the_mean_and_follows_the_name_of_the_task():
     deltas = torch.ones(2, 20000, dtype=torch.float64)
-    kept = tensors.drop(deltas, 0.75, tensors.task_generators(["a", "b"], 0))
+    kept = tensors.drop(deltas, 0.75, task_generators(["a", "b"], 0))
     assert set(kept.unique().tolist()) == {0.0, 4.0}
     deviation = math.sqrt(3 / 20000)  # of the mean of 20,000 entries of variance 0.75/0.25
     assert abs(float(kept[0].mean()) - 1) < 5 * deviation
     assert not torch.equal(kept[0], kept[1])
-    turned = tensors.drop(deltas, 0.75, tensors.task_generators(["b", "a"], 0))
+    turned = tensors.drop(deltas, 0.75, task_generators(["b", "a"], 0))
     assert torch.equal(turned.flip(0), kept)
-    assert not torch.equal(tensors.drop(deltas, 0.75, tensors.task_generators(["a", "b"], 1)), kept)
+    assert not torch.equal(tensors.drop(deltas, 0.75, task_generators(["a", "b"], 1)), kept)
 
 
 def test_directions_of_singular_value_zero_are_left_out():
