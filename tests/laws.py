@@ -41,6 +41,13 @@ One step: Adam divides a gradient by its own size, so that rounding noise would 
 """
 
 
+DRAWN: Mapping[str, Sequence[str]] = {
+    "perturbation": ("random", "random-weights", "ggn-trace"),
+    "labels": ("sampled",),
+}
+"""Field of settings -> the values with which the method draws random numbers."""
+
+
 def chosen(method: str, **values: Any) -> dict[str, Any]:
     """Those of the settings that the method has."""
     return {name: value for name, value in values.items() if name in METHODS[method].settings.__dataclass_fields__}
@@ -102,17 +109,22 @@ def zero_task_vectors(method: str) -> None:
 
 
 def order(method: str) -> None:
-    """Permuting the tasks permutes the coefficients and leaves the merge as it is, also where examples are chosen."""
+    """Permuting the tasks permutes the coefficients and leaves the merge as it is, also where examples are chosen.
+
+    And where something is drawn: every one of ``DRAWN`` that the row has, one after the other.
+    """
     suite = tasks_of(method, world())
     tv = suite.task_vectors
     turned = [*range(1, len(tv)), 0]
     permuted = TaskVectors(tv.base, [tv.deltas[i] for i in turned], [tv.names[i] for i in turned])
-    expected = run(method, tv, suite.tasks, **QUICK)
-    found = run(method, permuted, [suite.tasks[i] for i in turned], **QUICK)
-    assert_same(found.merged, expected.merged)
-    if expected.coefficients is not None:
-        assert found.coefficients is not None
-        assert_near(found.coefficients, expected.coefficients[turned])
+    drawn = [{name: value} for name, values in DRAWN.items() if chosen(method, **{name: 0}) for value in values]
+    for settings in ({}, *drawn):
+        expected = run(method, tv, suite.tasks, **QUICK, **settings)
+        found = run(method, permuted, [suite.tasks[i] for i in turned], **QUICK, **settings)
+        assert_same(found.merged, expected.merged)
+        if expected.coefficients is not None:
+            assert found.coefficients is not None
+            assert_near(found.coefficients, expected.coefficients[turned])
 
 
 def deterministic(method: str) -> None:

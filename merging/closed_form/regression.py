@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bounds.types import refuse
 from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, scaled
 from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products
+from merging.draws import task_generators
 from merging.params import combine, norm
 from merging.rows import CALIBRATION, Merge, Method, Progress
 from merging.task import Task
@@ -24,9 +27,14 @@ class FisherSettings(CalibrationSettings):
     """Divide each task's Fisher information by its norm, so that a confident expert is not ignored."""
     floor: float = 1e-6
     """Least Fisher information of an entry: where no expert is sensitive, the merge is the average."""
+    labels: Literal["expected", "sampled"] = "expected"
+    """Labels of the Fisher information: its expectation over the expert's own labels, exactly, or one label drawn for
+    each example, C times cheaper (drawn from the seed and the task's name)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labels not in ("expected", "sampled"):
+            refuse("labels", expected="expected or sampled", got=repr(self.labels), cure="choose one")
         check_at_least("floor", self.floor, 1e-30)
 
 
@@ -48,10 +56,11 @@ class RegressionSettings(CalibrationSettings):
 def _fisher(tv: TaskVectors, tasks: Sequence[Task], settings: FisherSettings, progress: Progress) -> Merge:
     """θ = Σ_t F_t θ_t / Σ_t F_t, entry by entry; one task's F at a time."""
     inputs = calibration(tv, tasks, settings)
+    drawing = [None] * len(tv) if settings.labels == "expected" else task_generators(tv.names, settings.seed + 1)
     above = {name: torch.zeros_like(value, dtype=tv.dtype) for name, value in tv.base.items()}
     below = {name: torch.zeros_like(value) for name, value in above.items()}
     for index in progress(range(len(tv)), "Fisher information"):
-        fisher = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index])
+        fisher = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index], drawing[index])
         size = norm(fisher) if settings.normalize else 1.0
         for name, value in fisher.items():
             weight = (value / (size or 1.0)).clamp(min=settings.floor)
@@ -136,7 +145,7 @@ ROWS: Mapping[str, Method] = {
         FisherSettings,
         "Matena and Raffel 2022, arXiv 2111.09832",
         CALIBRATION,
-        "k examples x C classes backward passes per task",
+        "k examples x C classes backward passes per task; k with labels=sampled",
     ),
     "regmean": Method(
         _regmean,

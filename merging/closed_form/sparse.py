@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bounds.types import refuse
 from merging.closed_form.scale import (
     MEAN_GRID,
     SUM_GRID,
@@ -23,10 +25,11 @@ from merging.closed_form.tensors import (
     drop,
     keep_from,
     largest_threshold,
+    magnitudes,
     per_task,
     select,
-    task_generators,
 )
+from merging.draws import task_generators
 from merging.rows import Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
@@ -80,6 +83,13 @@ class CompetitionSettings(DensitySettings):
 
     density: float = 0.1
     """Share of the entries of each task, by competition score over the whole model, that is kept."""
+    clip: float = 0.0
+    """Share of the entries of each task, over the whole model, whose |τ| is clipped, at either end (released: 1e-4)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.clip < 0.5:
+            refuse("clip", expected="a number in [0, 0.5)", got=self.clip, cure="change it; 0 clips nothing")
 
 
 def _ties(tv: TaskVectors, tasks: Sequence[Task], settings: DensitySettings, progress: Progress) -> Merge:
@@ -126,43 +136,56 @@ def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, 
 
     Score b_t = exp(T a_t²) · tanh(τ_t Σ_s τ_s), where a_t is |τ_t| scaled to [0, 1] over the model. Scores below the
     largest ``density`` of a task are raised to that threshold, then scaled to [0, 1]: the weights w_t. The merged task
-    vector is Σ_t w_t τ_t / Σ_t w_t. So in the released code, which besides clips the 0.01 % largest and smallest |τ|.
+    vector is Σ_t w_t τ_t / Σ_t w_t. With ``clip`` = c, of the P entries the cP largest |τ_t| (rounded up) are lowered
+    to the next one and the cP smallest (rounded down) raised: in a_t and in the last sum, not in Σ_s τ_s. So in the released code,
+    which clips 0.01 % (c = 1e-4); here nothing is clipped unless asked for.
     """
     total = direction_by_parts(tv, lambda _, deltas: deltas.sum(dim=0))
     room = torch.empty(sum(value.numel() for value in total.values()), dtype=tv.dtype)
-    ranges = [_competition_range(tv, t, total, settings.density, room) for t in range(len(tv))]
+    ranges = [_competition_range(tv, t, total, settings, room) for t in range(len(tv))]
     low, high, threshold, top = torch.tensor(ranges, dtype=tv.dtype).T
 
     def balanced(place: Place, deltas: Tensor) -> Tensor:
-        scores = _competition(deltas, place.of(total), per_task(low, deltas), per_task(high, deltas), len(tv))
+        ends = per_task(low, deltas), per_task(high, deltas)
+        scores = _competition(deltas, place.of(total), *ends, len(tv))
         floor = per_task(threshold, deltas)
         weights = (scores - floor).clamp_(min=0) / (per_task(top, deltas) - floor).clamp(min=1e-30)
-        return (weights * deltas).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)
+        clipped = deltas.sign() * deltas.abs().clamp_(*ends) if settings.clip else deltas
+        return (weights * clipped).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)
 
     return scaled(tv, direction_by_parts(tv, balanced), tasks, settings.scale, MEAN_GRID, progress)
 
 
 def _competition(deltas: Tensor, total: Tensor, low: Tensor, high: Tensor, tasks: int) -> Tensor:
-    """Return b = exp(T a²) · tanh(τ Σ_s τ_s), a = (|τ| - low)/(high - low)."""
-    magnitude = (deltas.abs() - low) / (high - low).clamp(min=1e-30)
+    """Return b = exp(T a²) · tanh(τ Σ_s τ_s), a = (|τ| - low)/(high - low), |τ| clipped to [low, high]."""
+    magnitude = (deltas.abs().clamp_(low, high) - low) / (high - low).clamp(min=1e-30)
     return torch.exp(tasks * magnitude.square()) * torch.tanh(deltas * total)
 
 
 def _competition_range(
-    tv: TaskVectors, index: int, total: Mapping[str, Tensor], density: float, room: Tensor
+    tv: TaskVectors, index: int, total: Mapping[str, Tensor], settings: CompetitionSettings, room: Tensor
 ) -> tuple[float, float, float, float]:
-    """Least and largest |τ_t|, the least score that is kept, the largest score; over the model, scores in ``room``."""
-    delta = tv.deltas[index]
-    ends = torch.stack([torch.stack(torch.aminmax(delta[name].to(tv.dtype).abs())) for name in tv.base])
-    low, high = ends[:, 0].min(), ends[:, 1].max()
+    """Least and largest clipped |τ_t|, the least score that is kept, the largest score; over the model, in ``room``."""
+    low, high = _ends(tv, index, settings.clip, room)
     start = 0
     for name in tv.base:
-        value, summed = delta[name].flatten(), total[name].flatten()
+        value, summed = tv.deltas[index][name].flatten(), total[name].flatten()
         for part, other in zip(value.split(PART), summed.split(PART), strict=True):
             room[start : start + len(part)] = _competition(part.to(tv.dtype), other, low, high, len(tv))
             start += len(part)
-    largest, smallest = float(room.max()), max(1, len(room) - round(density * len(room)))
+    largest, smallest = float(room.max()), max(1, len(room) - round(settings.density * len(room)))
     return float(low), float(high), float(select(room, smallest)), largest
+
+
+def _ends(tv: TaskVectors, index: int, clip: float, room: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest |τ_t| that is not clipped; without clipping, of all, which needs no room."""
+    if not clip:
+        delta = tv.deltas[index]
+        ends = torch.stack([torch.stack(torch.aminmax(delta[name].to(tv.dtype).abs())) for name in tv.base])
+        return ends[:, 0].min(), ends[:, 1].max()
+    magnitudes(tv, index, room)
+    least = math.floor(clip * len(room)) + 1
+    return select(room, least), select(room, max(least, len(room) - math.ceil(clip * len(room))))
 
 
 ROWS: Mapping[str, Method] = {

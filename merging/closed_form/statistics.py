@@ -14,7 +14,7 @@ from bounds.autodiff import batches, chunk_size, differentiable, memory_budget, 
 from bounds.scores import probabilities
 from bounds.types import Forward, Inputs, Params, refuse, take
 from merging.closed_form.scale import check_at_least
-from merging.closed_form.tensors import task_generators
+from merging.draws import task_generators
 from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
 
@@ -109,28 +109,38 @@ def input_products(forward: Forward, params: Params, inputs: Inputs) -> dict[str
     return found
 
 
-def diagonal_fisher(forward: Forward, params: Params, inputs: Inputs) -> dict[str, Tensor]:
+def diagonal_fisher(
+    forward: Forward, params: Params, inputs: Inputs, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
     """Diagonal Fisher information: mean over examples of Σ_c p_c (∂ log p_c / ∂θ)², the labels c from the model itself.
 
-    The expectation over labels is exact, no label is needed. One example and, within the memory budget, as many classes
-    as fit at a time: ∇ log p_c = Jᵀ(e_c - p), so that one forward pass serves all classes.
+    No label is needed. One example and, within the memory budget, as many classes as fit at a time:
+    ∇ log p_c = Jᵀ(e_c - p), so that one forward pass serves all classes. Exact: the expectation over labels is taken.
+    With a ``generator`` estimated, without bias: one label c ~ p is drawn for each example, in order, and
+    (∂ log p_c / ∂θ)² stands for the sum, with one backward pass in place of C.
     """
     chunk = chunk_size(2 * parameter_bytes(params), memory_budget())
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     count = 0
     with differentiable():
         for example in batches(inputs, 1):
-            for gradients in _weighted_gradients(forward, params, example, chunk):
+            for gradients in _weighted_gradients(forward, params, example, chunk, generator):
                 for name, gradient in gradients.items():
                     total[name] += gradient.square().sum(dim=0)
             count += 1
     return {name: value / count for name, value in total.items()}
 
 
-def _weighted_gradients(forward: Forward, params: Params, example: Inputs, chunk: int) -> Iterator[dict[str, Tensor]]:
-    """√p_c ∇ log p_c for chunks of classes: name -> [classes, ...]."""
+def _weighted_gradients(
+    forward: Forward, params: Params, example: Inputs, chunk: int, generator: torch.Generator | None
+) -> Iterator[dict[str, Tensor]]:
+    """√p_c ∇ log p_c for chunks of classes, or ∇ log p_c of one drawn class: name -> [classes, ...]."""
     scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))[:2]
     p = probabilities(scores[0])
-    cotangents = p.sqrt()[:, None] * (torch.eye(len(p)).to(scores) - p)
+    cotangents = torch.eye(len(p)).to(scores) - p
+    if generator is None:
+        cotangents = p.sqrt()[:, None] * cotangents
+    else:  # on the CPU, so that the draw is the same on every device
+        cotangents = cotangents[torch.multinomial(p.detach().double().cpu(), 1, generator=generator).to(p.device)]
     for part in cotangents.split(chunk):
         yield torch.func.vmap(lambda c: pull_back(c[None])[0])(part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import torch
@@ -19,14 +18,17 @@ def largest_threshold(task_vectors: TaskVectors, density: float) -> Tensor:
     total = sum(value.numel() for value in task_vectors.base.values())
     smallest = total - max(1, round(density * total)) + 1
     room = torch.empty(total, dtype=task_vectors.dtype)
-    found = []
-    for delta in task_vectors.deltas:
-        start = 0
-        for value in (delta[name].flatten() for name in task_vectors.base):
-            room[start : start + len(value)].copy_(value).abs_()
-            start += len(value)
-        found.append(select(room, smallest))
+    found = [select(magnitudes(task_vectors, index, room), smallest) for index in range(len(task_vectors))]
     return torch.stack(found).to(next(iter(task_vectors.base.values())).device)
+
+
+def magnitudes(task_vectors: TaskVectors, index: int, room: Tensor) -> Tensor:
+    """Return the magnitudes [P] of one task's entries over the whole model, in ``room`` [P], tensor by tensor."""
+    delta, start = task_vectors.deltas[index], 0
+    for value in (delta[name].flatten() for name in task_vectors.base):
+        room[start : start + len(value)].copy_(value).abs_()
+        start += len(value)
+    return room
 
 
 def select(values: Tensor, k: int) -> Tensor:
@@ -67,11 +69,6 @@ def drop(deltas: Tensor, rate: float, generators: Sequence[torch.Generator]) -> 
     for values, generator in zip(kept, generators, strict=True):
         values.masked_fill_(torch.rand(noise.shape, generator=generator, out=noise) < rate, 0)
     return kept
-
-
-def task_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
-    """One generator per task, from the seed and the task's name: the order of the tasks does not matter."""
-    return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())) for name in names]
 
 
 def is_matrix(deltas: Tensor) -> bool:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
-from merging.closed_form.tensors import task_generators
+from merging.draws import task_generators
 from merging.gauss_newton.linearised import (
     Convex,
     Linearisation,

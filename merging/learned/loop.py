@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import refuse
-from merging.closed_form.tensors import task_generators
+from merging.draws import task_generators
 from merging.learned.objectives import Objective
 from merging.learned.optimizers import OPTIMIZERS, remember
 from merging.learned.perturbations import Displacement, Pass, Step
@@ -73,6 +73,7 @@ def update(problem: Problem, state: State) -> State:
         every=settings.every,
         base=problem.task_vectors.base,
         blocks=problem.blocks,
+        generators=_generators(problem, state, "noise"),
         generator=state.generator,
         memory=state.memory,
     )
@@ -97,17 +98,23 @@ def learned(state: State) -> Tensor:
 
 
 def _batch(problem: Problem, state: State) -> list[Tensor]:
-    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches.
-
-    A draw depends on the seed, the task's name and the step alone, so that neither the order of the tasks nor a
-    checkpoint's place matters.
-    """
+    """Return indices into each task's examples: drawn anew, or those of the next of ``cached`` batches."""
     settings, sizes = problem.settings, [len(teacher) for teacher in problem.teacher_scores]
     if not settings.cached:
-        own = task_generators([f"{name}, step {state.step}" for name in problem.task_vectors.names], settings.seed + 1)
+        own = _generators(problem, state)
         return [torch.randperm(size, generator=g)[: settings.batch] for size, g in zip(sizes, own, strict=True)]
     start = state.step % settings.cached * settings.batch
     return [torch.arange(start, start + settings.batch) % size for size in sizes]
+
+
+def _generators(problem: Problem, state: State, *use: str) -> list[torch.Generator]:
+    """One generator per task for this step and one use.
+
+    A draw depends on the seed, the task's name, the step and the use alone: neither the order of the tasks nor a
+    checkpoint's place matters.
+    """
+    names = [", ".join((name, f"step {state.step}", *use)) for name in problem.task_vectors.names]
+    return task_generators(names, problem.settings.seed + 1)
 
 
 def _check_losses(problem: Problem, step: int, losses: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
-from merging.closed_form.tensors import task_generators
+from merging.draws import task_generators
 from merging.execution import Execution
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation

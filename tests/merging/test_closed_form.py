@@ -14,6 +14,7 @@ from merging import METHODS, TaskVectors, merge
 from merging.closed_form import scale, sparse, spectral, tensors
 from merging.closed_form.scale import MEAN_GRID, SUM_GRID, ScaleSettings
 from merging.closed_form.slerp import interpolate
+from merging.draws import task_generators
 from merging.suites import toy
 from merging.task import mean_accuracy
 from tests.tolerances import assert_near
@@ -57,14 +58,14 @@ def test_the_mean_is_taken_of_those_with_the_elected_sign():
 
 def test_dropping_keeps_the_mean_and_follows_the_name_of_the_task():
     deltas = torch.ones(2, 20000, dtype=torch.float64)
-    kept = tensors.drop(deltas, 0.75, tensors.task_generators(["a", "b"], 0))
+    kept = tensors.drop(deltas, 0.75, task_generators(["a", "b"], 0))
     assert set(kept.unique().tolist()) == {0.0, 4.0}
     deviation = math.sqrt(3 / 20000)  # of the mean of 20,000 entries of variance 0.75/0.25
     assert abs(float(kept[0].mean()) - 1) < 5 * deviation
     assert not torch.equal(kept[0], kept[1])
-    turned = tensors.drop(deltas, 0.75, tensors.task_generators(["b", "a"], 0))
+    turned = tensors.drop(deltas, 0.75, task_generators(["b", "a"], 0))
     assert torch.equal(turned.flip(0), kept)
-    assert not torch.equal(tensors.drop(deltas, 0.75, tensors.task_generators(["a", "b"], 1)), kept)
+    assert not torch.equal(tensors.drop(deltas, 0.75, task_generators(["a", "b"], 1)), kept)
 
 
 def test_directions_of_singular_value_zero_are_left_out():
@@ -134,18 +135,29 @@ def test_dare_is_right_on_average():
     assert bool(((draws.mean(dim=0) - torch.tensor([6.0, 2.0, -0.5])).abs() < 4.5 * error).all())
 
 
+def test_pcb_clips_outliers_by_hand():
+    """A quarter at either end: |τ| is 2, 2, 3, 3. The least score, that of the first entry, has weight 0."""
+    assert merged("pcb", vectors([1.0, -2.0, 3.0, -100.0]), density=1.0, clip=0.25, scale=1.0)["w"].tolist() == (
+        pytest.approx([0.0, -2.0, 3.0, -3.0])
+    )
+    whole = merged("pcb", vectors([1.0, -2.0, 3.0, -100.0]), density=1.0, scale=1.0)["w"]
+    assert whole[3] == pytest.approx(-100.0), "by default nothing is clipped"
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-4, 0.07, 0.3])
 @pytest.mark.parametrize("density", [1.0, 0.3])
-def test_pcb_against_the_flattened_computation(density):
+def test_pcb_against_the_flattened_computation(density, clip):
     deltas = torch.randn(3, 20, dtype=torch.float64)
     tv = vectors(*deltas[:, :12].tolist(), b=list(deltas[:, 12:].reshape(3, 2, 4)))
     x = deltas.numpy()
-    size = np.abs(x)
+    ends = np.sort(np.abs(x), axis=1)[:, [int(20 * clip), int(20 * (1 - clip) - 1)]]
+    size = np.clip(np.abs(x), ends[:, :1], ends[:, 1:])
     a = (size - size.min(1, keepdims=True)) / np.ptp(size, axis=1, keepdims=True)
     score = np.exp(3 * a**2) * np.tanh(x * x.sum(0))
     floor = np.sort(score, axis=1)[:, [max(0, 20 - round(density * 20) - 1)]]
     weight = (np.maximum(score, floor) - floor) / (score.max(1, keepdims=True) - floor)
-    expected = (weight * x).sum(0) / np.maximum(weight.sum(0), 1e-12)
-    found = merged("pcb", tv, density=density, scale=1.0)
+    expected = (weight * np.sign(x) * size).sum(0) / np.maximum(weight.sum(0), 1e-12)
+    found = merged("pcb", tv, density=density, clip=clip, scale=1.0)
     assert_near(torch.cat([value.flatten() for value in found.values()]), torch.from_numpy(expected))
     if density < 1:
         assert (weight > 0).sum(1).tolist() == [6, 6, 6]
@@ -330,6 +342,8 @@ def test_rows_beat_averaging_where_their_assumptions_hold():
         (sparse.DensitySettings, {"density": 1.1}),
         (sparse.DropSettings, {"drop_rate": 1.0}),
         (sparse.ConsensusSettings, {"agreement": 0}),
+        (sparse.CompetitionSettings, {"clip": 0.5}),
+        (sparse.CompetitionSettings, {"density": 0.0}),
         (spectral.CommonSpaceSettings, {"common": 0.0}),
         (spectral.InterferenceSettings, {"steps": 0}),
     ],

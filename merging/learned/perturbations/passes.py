@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,13 +56,14 @@ Memory = dict[str, Tensor]
 """What a row keeps between steps (momentum, counters); it is saved with checkpoints."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """All that a row sees of a step.
 
     ``at`` runs passes; ``coefficients`` is λ [T, L], detached; ``rho`` the radius ρ of the perturbation; ``penalty``
     the weight c of a penalty; ``every`` the period k of LookSAM; ``base`` and ``blocks`` are θ_0 and the partition of
-    its tensors; ``generator`` is the only source of randomness, ``memory`` the only thing kept between steps.
+    its tensors. The only sources of randomness are ``generators[t]`` for what belongs to task t, so that the order of
+    the tasks does not matter, and ``generator`` for what belongs to none; ``memory`` is all that is kept between steps.
     """
 
     at: At
@@ -72,6 +73,7 @@ class Step:
     every: int
     base: Params
     blocks: Blocks
+    generators: Sequence[torch.Generator]
     generator: torch.Generator
     memory: Memory
 

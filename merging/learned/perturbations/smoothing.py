@@ -16,7 +16,8 @@ from merging.learned.perturbations.sharpness import displaced
 
 def random_coefficients(step: Step) -> Descent:
     """One pass at λ + ρ z, z standard normal: an unbiased gradient of the smoothed loss E_z L(λ + ρ z)."""
-    return _at(step, displaced(step.rho * _normal(step, step.coefficients)))
+    rows = [_normal(generator, row) for generator, row in zip(step.generators, step.coefficients, strict=True)]
+    return _at(step, displaced(step.rho * torch.stack(rows)))
 
 
 def random_weights(step: Step) -> Descent:
@@ -29,7 +30,7 @@ def random_weights(step: Step) -> Descent:
     for names in step.blocks.values():
         squares = sum(float(torch.linalg.vector_norm(step.base[n], dtype=torch.float64)) ** 2 for n in names)
         sigma = step.rho * math.sqrt(squares / sum(step.base[n].numel() for n in names))
-        noise |= {name: sigma * _normal(step, step.base[name]) for name in names}
+        noise |= {name: sigma * _normal(step.generator, step.base[name]) for name in names}
     norm = math.sqrt(sum(float(value.square().sum(dtype=torch.float64)) for value in noise.values()))
     return _at(step, Displacement(weights=noise, norm=norm))
 
@@ -41,10 +42,11 @@ def gauss_newton_trace(step: Step) -> Descent:
     the Hessian in λ' of KL(p_λ ‖ p_λ') at λ' = λ, whatever the objective is (2). Hutchinson's estimator: with signs z,
     E zᵀGz = tr G. With h = ρ z/√(TL) and D = (s(λ + h) - s(λ - h))/2, zᵀGz = (TL/ρ²) mean Var_p(D/u), p at the scores'
     midpoint, up to O(ρ²) (exact where scores are linear in λ). Its gradient is that of the same expression, through
-    both ends. Status: estimated (one z per step, drawn from the step's generator).
+    both ends. Status: estimated (one z per step, row t from task t's generator).
     """
     here = step.at()
-    signs = torch.randint(0, 2, step.coefficients.shape, generator=step.generator) * 2 - 1
+    blocks = step.coefficients.shape[1:]
+    signs = torch.stack([torch.randint(0, 2, blocks, generator=generator) for generator in step.generators]) * 2 - 1
     shift = displaced(signs.to(step.coefficients) * (step.rho / math.sqrt(signs.numel())))
     assert shift.coefficients is not None
     back = Displacement(coefficients=-shift.coefficients, norm=shift.norm)
@@ -79,6 +81,6 @@ def _at(step: Step, displacement: Displacement) -> Descent:
     return Descent(there.coefficients, there.losses, displacement.norm)
 
 
-def _normal(step: Step, like: Tensor) -> Tensor:
+def _normal(generator: torch.Generator, like: Tensor) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.randn(like.shape, generator=step.generator, dtype=dtype).to(like.device)
+    return torch.randn(like.shape, generator=generator, dtype=dtype).to(like.device)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bounds.autodiff import functional
-from bounds.types import InputError, Sample
+from bounds.types import InputError, Sample, take
 from merging import Task, TaskVectors, merge
 from merging.closed_form.statistics import diagonal_fisher, input_products
 from merging.suites import toy
@@ -55,6 +55,35 @@ def test_fisher_in_parts_is_the_same(monkeypatch):
     monkeypatch.setenv("MERGEBOUND_MEMORY_BYTES", "1")
     parts = diagonal_fisher(linear, tv.expert(0), tasks[0].calibration.inputs)
     assert_near(parts["w"], whole["w"])
+
+
+def test_fisher_of_sampled_labels_is_right_on_average():
+    """One drawn label per example: the mean over draws tends to the expectation, the deviation is that of its terms."""
+    tv, tasks = linear_world()
+    inputs = take(tasks[0].calibration.inputs, slice(0, 5))
+    expected = diagonal_fisher(linear, tv.expert(0), inputs)["w"]
+    generator = torch.Generator().manual_seed(0)
+    draws = [diagonal_fisher(linear, tv.expert(0), inputs, generator)["w"] for _ in range(400)]
+    found = torch.stack(draws)
+    assert bool(((found.mean(dim=0) - expected).abs() < 5 * found.std(dim=0) / 20).all())
+    assert float((found.mean(dim=0) - expected).norm() / expected.norm()) < 0.1
+    assert float(found[0].sub(found[1]).norm()) > 0
+    one = take(inputs, slice(0, 1))
+    p = torch.softmax(linear(tv.expert(0), one), dim=1)[0]
+    x = torch.as_tensor(one)[0]
+    single = diagonal_fisher(linear, tv.expert(0), one, generator)["w"]
+    possible = [torch.outer((torch.eye(3).double()[c] - p).square(), x.square()) for c in range(3)]
+    assert any(torch.allclose(single, value) for value in possible)
+
+
+def test_fisher_merge_of_sampled_labels_follows_the_seed():
+    tv, tasks = linear_world()
+    settings = {"examples": 30, "labels": "sampled"}  # all of them: the seed moves the labels alone
+    first, again, other = (merge("fisher", tv, tasks, seed=seed, **settings).merged["w"] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    with pytest.raises(InputError, match="labels: expected expected or sampled"):
+        merge("fisher", tv, tasks, labels="drawn")
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -9,6 +9,7 @@ import torch
 
 from bounds.types import InputError
 from merging import learned
+from merging.draws import task_generators
 from merging.learned import LearnedSettings
 from merging.learned.objectives import teacher_kl
 from merging.learned.perturbations import PERTURBATIONS
@@ -87,16 +88,13 @@ def test_the_gradient_norm_penalty_is_exact_on_a_quadratic():
     assert torch.allclose(gradient(state.coefficients).flatten(), gradient(leaf), atol=1e-11)
 
 
-def test_noise_in_coefficients_is_the_generators_times_rho():
+def test_noise_in_coefficients_is_the_tasks_generators_times_rho():
     problem, a, b = quadratic_problem("random")
     state = learned.init(problem)
-    generator = torch.Generator()
-    generator.set_state(state.generator.get_state())
     start = state.coefficients.detach().flatten().clone()
     learned.update(problem, state)
-    for _ in range(2):
-        torch.randperm(5, generator=generator)  # the batches, drawn first
-    noise = RHO * torch.randn(2, 2, generator=generator, dtype=torch.float64).flatten()
+    own = task_generators([f"{name}, step 0, noise" for name in ("a", "b")], problem.settings.seed + 1)
+    noise = RHO * torch.cat([torch.randn(2, generator=generator, dtype=torch.float64) for generator in own])
     assert torch.allclose(gradient(state.coefficients).flatten(), a @ (start + noise) - b, atol=1e-12)
     assert state.history["perturbation_norm"] == [pytest.approx(float(noise.norm()))]
 
@@ -128,8 +126,6 @@ def test_noise_in_weights_is_relative_to_the_blocks_of_the_base(granularity):
     generator.set_state(state.generator.get_state())
     leaf = state.coefficients.detach().clone().requires_grad_()
     learned.update(problem, state)
-    for _ in range(2):
-        torch.randperm(5, generator=generator)
     squares = {name: float(value.square().mean()) for name, value in base.items()}
     theta = merged(vectors, leaf, blocks)
     for name in base:
@@ -155,6 +151,12 @@ def gauss_newton(problem, leaf, temperature):
     return total / len(problem.forwards)
 
 
+def hand_out(signs, monkeypatch):
+    """Have the next draws of signs be these, a row [2] for each of the two tasks."""
+    rows = iter(torch.tensor(signs).view(2, 2))
+    monkeypatch.setattr(torch, "randint", lambda *a, **k: next(rows))
+
+
 @pytest.mark.parametrize("signs", [(0, 0, 0, 0), (1, 0, 0, 1), (0, 1, 0, 0)])
 def test_with_one_sign_vector_the_trace_penalty_is_the_gradient_of_its_quadratic_form(signs, monkeypatch):
     problem, _, _ = quadratic_problem("ggn-trace")
@@ -164,7 +166,7 @@ def test_with_one_sign_vector_the_trace_penalty_is_the_gradient_of_its_quadratic
     z = 2.0 * torch.tensor(signs, dtype=torch.float64) - 1
     plain = learned.evaluate(problem, leaf, [torch.arange(5)] * 2).coefficients
     (expected,) = torch.autograd.grad(z @ gauss_newton(problem, leaf, 1.0) @ z, leaf)
-    monkeypatch.setattr(torch, "randint", lambda *a, **k: torch.tensor(signs).view(2, 2))
+    hand_out(signs, monkeypatch)
     learned.update(problem, state)
     assert torch.allclose(gradient(state.coefficients) - plain, 0.3 * expected, atol=1e-9)
 
@@ -173,7 +175,7 @@ def mean_over_signs(problem, monkeypatch):
     """The row's gradient averaged over all 16 sign vectors: Hutchinson's estimator without its noise."""
     gradients: list[torch.Tensor] = []
     for signs in itertools.product((0, 1), repeat=4):
-        monkeypatch.setattr(torch, "randint", lambda *a, signs=signs, **k: torch.tensor(signs).view(2, 2))
+        hand_out(signs, monkeypatch)
         state = learned.init(problem)
         learned.update(problem, state)
         gradients.append(gradient(state.coefficients))

@@ -1,0 +1,13 @@
+"""Draws that do not depend on the order of the tasks: each task has its own generator."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+
+def task_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
+    """One generator per task, from the seed and the task's name: the order of the tasks does not matter."""
+    return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())) for name in names]
