@@ -14,7 +14,7 @@ from bounds.types import Params, refuse
 from merging.rows import NOTHING, VALIDATION, Merge, Progress, silent
 from merging.task import Split, Task, mean_accuracy
 from merging.task_vectors import TaskVectors
-from merging.task_vectors.arithmetic import cut, formed
+from merging.task_vectors.arithmetic import PART, cut, formed
 
 SUM_GRID = tuple(round(0.05 * i, 2) for i in range(1, 21))
 """Scales tried for a sum of task vectors: 0.05, 0.10, ..., 1.00."""
@@ -84,6 +84,11 @@ class Place:
     def of(self, params: Params) -> Tensor:
         """Return the same numbers of other parameters, [n]."""
         return params[self.name].view(-1)[self.start : self.stop]
+
+
+def places(name: str, size: int) -> list[Place]:
+    """Return the parts of a parameter of ``size`` numbers."""
+    return [Place(name, start, min(start + PART, size)) for start in range(0, size, PART)]
 
 
 def direction_by_parts(

@@ -90,6 +90,19 @@ class OnDemand(Mapping[str, Tensor]):
                 self._form(index, name, expert, base, result[index])
         return result
 
+    def write_mean(self, name: str, start: int, stop: int, out: Tensor) -> bool:
+        """Write Σ_t θ_t/T of a parameter's numbers in order to ``out`` [stop - start]; return whether it is finite.
+
+        The mean of finite experts is finite but for rounding at the largest number; any other expert makes it infinite
+        or no number.
+        """
+        share = 1 / len(self._experts)
+        first, *others = (flat[name][start:stop] for flat in self._flat[:-1])
+        torch.mul(first.to(out.device, out.dtype), share, out=out)
+        for other in others:
+            out.add_(other.to(out.device), alpha=share)
+        return finite(out)
+
     def one(self, index: int, name: str) -> Tensor:
         """Return τ_t of one parameter as a new tensor."""
         result = torch.empty(self.base[name].shape, dtype=self._dtype(name))

@@ -1,7 +1,5 @@
 """Task vectors that are formed when they are used: the same merges, the same refusals, nothing kept."""
 
-from typing import Any
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,9 +37,7 @@ def test_they_are_those_in_memory_bit_for_bit(dtype):
     assert torch.equal(contract(formed, left, blocks), contract(kept, left, blocks))
 
 
-@pytest.mark.parametrize(
-    "method", ["average", "task_arithmetic", "ties", "dare_linear", "consensus", "pcb", "magnitude"]
-)
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "consensus", "pcb", "magnitude"])
 def test_rows_that_go_by_parts_give_the_same_bits(method, tmp_path):
     save_file(draw(0), tmp_path / "base.safetensors")
     for name, params in experts().items():
@@ -49,9 +45,29 @@ def test_rows_that_go_by_parts_give_the_same_bits(method, tmp_path):
     base = map_safetensors(tmp_path / "base.safetensors")
     given = {f"t{i}": map_safetensors(tmp_path / f"t{i}.safetensors") for i in range(3)}
     formed, kept = TaskVectors.on_demand(base, given), TaskVectors.from_experts(base, given)
-    settings: dict[str, Any] = {} if method == "average" else {"scale": 0.3}
-    left, right = (merge(method, vectors, (), **settings).merged for vectors in (formed, kept))
+    left, right = (merge(method, vectors, (), scale=0.3).merged for vectors in (formed, kept))
     assert all(torch.equal(left[name], right[name]) for name in SHAPES)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_average_is_the_mean_of_the_experts_in_the_merge_s_precision(dtype, count):
+    base, given = draw(0, dtype), experts(count, dtype)
+    found = merge("average", TaskVectors.on_demand(base, given), ()).merged
+    kept = merge("average", TaskVectors.from_experts(base, given), ()).merged
+    for name in SHAPES:
+        exact = torch.stack([params[name].double() for params in given.values()]).mean(dim=0)
+        largest = max(float(params[name].double().abs().max()) for params in (base, *given.values()))
+        step = largest * torch.finfo(kept[name].dtype).eps
+        assert found[name].dtype == kept[name].dtype == torch.promote_types(dtype, torch.float32)
+        assert float((found[name] - exact).abs().max()) <= (count + 1) * step, "a rounding for each expert"
+        assert float((found[name] - kept[name]).abs().max()) <= (2 * count + 3) * step
+
+
+def test_the_average_of_the_largest_numbers_is_finite():
+    largest = torch.full((5,), torch.finfo(torch.float32).max)  # the sum of six rounded sixths of it overflows
+    vectors = TaskVectors.on_demand({"w": largest}, {f"t{i}": {"w": largest} for i in range(6)})
+    assert torch.allclose(merge("average", vectors, ()).merged["w"], largest)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -59,7 +75,12 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(value):
     given = experts()
     given["t1"]["weight"][-1, -1] = value
     vectors = TaskVectors.on_demand(draw(0), given)
-    for use in (lambda: merged(vectors, torch.zeros(3, 1), out={}), lambda: vectors.stacked["weight"], vectors.kept):
+    for use in (
+        lambda: merged(vectors, torch.zeros(3, 1), out={}),
+        lambda: merge("average", vectors, ()),
+        lambda: vectors.stacked["weight"],
+        vectors.kept,
+    ):
         with pytest.raises(InputError, match="expert 't1' weight: expected finite numbers"):
             use()
     with pytest.raises(InputError, match="expert 't1' weight: expected finite numbers"):
