@@ -137,8 +137,8 @@ def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, 
     Score b_t = exp(T a_t²) · tanh(τ_t Σ_s τ_s), where a_t is |τ_t| scaled to [0, 1] over the model. Scores below the
     largest ``density`` of a task are raised to that threshold, then scaled to [0, 1]: the weights w_t. The merged task
     vector is Σ_t w_t τ_t / Σ_t w_t. With ``clip`` = c, of the P entries the cP largest |τ_t| (rounded up) are lowered
-    to the next one and the cP smallest (rounded down) raised: in a_t and in the last sum, not in Σ_s τ_s. So in the released code,
-    which clips 0.01 % (c = 1e-4); here nothing is clipped unless asked for.
+    to the next one and the cP smallest (rounded down) raised: in a_t and in the last sum, not in Σ_s τ_s. So in the
+    released code, which clips 0.01 % (c = 1e-4); here nothing is clipped unless asked for.
     """
     total = direction_by_parts(tv, lambda _, deltas: deltas.sum(dim=0))
     room = torch.empty(sum(value.numel() for value in total.values()), dtype=tv.dtype)
@@ -193,36 +193,36 @@ ROWS: Mapping[str, Method] = {
         _magnitude,
         DensitySettings,
         "pruning: Han et al. 2015, arXiv 1506.02626; of task vectors: Yu et al. 2024, arXiv 2311.03099",
-        cost="one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 10 validations to choose the scale",
     ),
     "ties": Method(
         _ties,
         DensitySettings,
         "TIES, Yadav et al. 2023, arXiv 2306.01708",
-        cost="one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 10 validations to choose the scale",
     ),
     "dare_linear": Method(
         _dare_linear,
         DropSettings,
         "DARE, Yu et al. 2024, arXiv 2311.03099",
-        cost="one merge; 20 validations to choose the scale",
+        cost="one merge; 10 validations to choose the scale",
     ),
     "dare_ties": Method(
         _dare_ties,
         DropSettings,
         "DARE with TIES, Yu et al. 2024, arXiv 2311.03099",
-        cost="one merge; 20 validations to choose the scale",
+        cost="one merge; 10 validations to choose the scale",
     ),
     "consensus": Method(
         _consensus,
         ConsensusSettings,
         "Consensus TALL masks, Wang et al. 2024, arXiv 2405.07813",
-        cost="one merge; 20 validations to choose the scale",
+        cost="one merge; 10 validations to choose the scale",
     ),
     "pcb": Method(
         _pcb,
         CompetitionSettings,
         "PCB-Merging, Du et al. 2024, arXiv 2410.02396",
-        cost="one selection per task, one merge; 20 validations to choose the scale",
+        cost="one selection per task, one merge; 10 validations to choose the scale",
     ),
 }

@@ -166,14 +166,14 @@ ROWS: Mapping[str, Method] = {
         _iso_c,
         ScaleSettings,
         "Iso-C, Marczak et al. 2025, arXiv 2502.04959",
-        cost="one SVD per matrix; 20 validations to choose the scale",
+        cost="one SVD per matrix; 10 validations to choose the scale",
         breaks={"one task": _FLAT, "equal experts": _FLAT},
     ),
     "iso_cts": Method(
         _iso_cts,
         CommonSpaceSettings,
         "Iso-CTS, Marczak et al. 2025, arXiv 2502.04959",
-        cost="T + 3 SVDs per matrix; 20 validations to choose the scale",
+        cost="T + 3 SVDs per matrix; 10 validations to choose the scale",
         breaks={"one task": _FLAT, "equal experts": _FLAT},
     ),
     "wudi": Method(

@@ -62,6 +62,6 @@ ROWS: Mapping[str, Method] = {
         _task_arithmetic,
         ScaleSettings,
         "Ilharco et al. 2023, arXiv 2212.04089",
-        cost="one merge; 20 validations to choose the scale",
+        cost="one merge; 10 validations to choose the scale",
     ),
 }
