@@ -57,7 +57,7 @@ def choose_posterior(
         kernel: sample mean of tr K per block.
         moments: the moments, or a function of sigma giving them.
         n: size of the training sample.
-        log_price: ``union_price`` of these very grids.
+        log_price: ``posterior.price`` of these very grids, in nats.
         eta_grid: absolute values; those with eta C >= 2 are passed over.
         sigma_grid: absolute values; a block with d_b = 0 gets sigma 0.
         tied: one sigma for all blocks that move.
