@@ -103,7 +103,17 @@ def step_at(lambda_, rebuild=True):
         return Pass(theta.new_zeros(4), (task_matrix.T @ slope)[:, None], {"w": slope})
 
     memory, blocks = {}, {"model": ("w",)}
-    return Step(at, lambda_, rho, 0.0, 1, {"w": c}, blocks, torch.Generator(), memory), asked
+    return Step(
+        at=at,
+        coefficients=lambda_,
+        rho=rho,
+        penalty=0.0,
+        every=1,
+        base={"w": c},
+        blocks=blocks,
+        generator=torch.Generator(),
+        memory=memory,
+    ), asked
 
 
 def closed_form(row, lambda_, rho):

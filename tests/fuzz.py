@@ -105,7 +105,19 @@ def kinds(folder: Path) -> list[Kind]:
         "report",
         {"terms-1": Drawing('<svg viewBox="0 0 1 1"/>', base64.b64encode(b"png").decode())},
     )
-    measured = Measurement("average", "average", {"scale": 0.5}, [0.5], [1.0], [0.1], 2.0, 0.1, 0.0, 100.0, 90.0)
+    measured = Measurement(
+        label="average",
+        method="average",
+        settings={"scale": 0.5},
+        accuracy=[0.5],
+        cross_entropy=[1.0],
+        kl=[0.1],
+        distance=2.0,
+        seconds=0.1,
+        search_seconds=0.0,
+        passes=100.0,
+        memory=90.0,
+    )
     kept = to_plain(compare.Kept(compare.KEPT, "key", measured))
     (folder / "average-key.json").write_text(records.to_json(kept), encoding="utf-8")
 

@@ -59,11 +59,23 @@ def lemma1(
     complexity = _complexity(kl, delta, log_choices, check_positive(eta, "eta") * check_count(n, "n"))
     moment = uncertified(check_estimate(second_moment, "second moment")).scaled(eta / 2.0)
     terms = (
-        Term("L̂(Q)", "posterior's training risk", "(2a)", check_estimate(posterior_risk, "posterior risk")),
-        Term("(KL + ln 1/δ)/(ηn)", "complexity", "(2a)", complexity),
-        Term("(η/2) E E_Q ℓ²", "second moment", "(2a)", moment),
+        Term(
+            symbol="L̂(Q)",
+            name="posterior's training risk",
+            equation="(2a)",
+            estimate=check_estimate(posterior_risk, "posterior risk"),
+        ),
+        Term(symbol="(KL + ln 1/δ)/(ηn)", name="complexity", equation="(2a)", estimate=complexity),
+        Term(symbol="(η/2) E E_Q ℓ²", name="second moment", equation="(2a)", estimate=moment),
     )
-    return Bound("Lemma 1", "posterior", terms, delta, (IID, GRIDS, "the loss is >= 0"), trivial_risk)
+    return Bound(
+        name="Lemma 1",
+        reading="posterior",
+        terms=terms,
+        delta=delta,
+        assumptions=(IID, GRIDS, "the loss is >= 0"),
+        trivial_risk=trivial_risk,
+    )
 
 
 def flatness_bound(
@@ -102,11 +114,18 @@ def flatness_bound(
     risk = product(a, uncertified(check_estimate(posterior_risk, "posterior risk")))
     flat = product(b, uncertified(check_estimate(flatness, "flatness")))
     terms = (
-        Term("A L̂(Q)", "posterior's training risk", "(2)", risk),
-        Term("A (KL + ln 1/δ)/(ηn)", "complexity", "(2)", product(a, complexity)),
-        Term("B E E_Q⟨∇ℓ, Σ∇ℓ⟩", "Poincaré flatness", "(2)", flat),
+        Term(symbol="A L̂(Q)", name="posterior's training risk", equation="(2)", estimate=risk),
+        Term(symbol="A (KL + ln 1/δ)/(ηn)", name="complexity", equation="(2)", estimate=product(a, complexity)),
+        Term(symbol="B E E_Q⟨∇ℓ, Σ∇ℓ⟩", name="Poincaré flatness", equation="(2)", estimate=flat),
     )
-    return Bound("flatness PAC-Bayes", "posterior", terms, delta, (IID, GRIDS, QSB, POINCARE), trivial_risk)
+    return Bound(
+        name="flatness PAC-Bayes",
+        reading="posterior",
+        terms=terms,
+        delta=delta,
+        assumptions=(IID, GRIDS, QSB, POINCARE),
+        trivial_risk=trivial_risk,
+    )
 
 
 def best_flatness_bound(
@@ -195,8 +214,13 @@ def empirical_flatness_bound(
     complexity = _complexity(kl, delta, log_choices, eta * check_count(n, "n"))
     risk = product(a, uncertified(check_estimate(posterior_risk, "posterior risk")))
     terms = (
-        Term("L̂(Q)/(1 − ηC/2 − ηγκ_op)", "posterior's training risk", "(3)", risk),
-        Term("(KL + ln 1/δ)/(ηn (1 − ηC/2 − ηγκ_op))", "complexity", "(3)", product(a, complexity)),
+        Term(symbol="L̂(Q)/(1 − ηC/2 − ηγκ_op)", name="posterior's training risk", equation="(3)", estimate=risk),
+        Term(
+            symbol="(KL + ln 1/δ)/(ηn (1 − ηC/2 − ηγκ_op))",
+            name="complexity",
+            equation="(3)",
+            estimate=product(a, complexity),
+        ),
     )
     smooth = "cross-entropy" if refined else f"l is >= 0 and {gamma:g}-smooth in the scores"
     assumptions = (
@@ -208,7 +232,14 @@ def empirical_flatness_bound(
         smooth,
         "curvature holds on all of supp D",
     )
-    return Bound("empirical flatness PAC-Bayes", "linearised", terms, delta, assumptions, trivial_risk)
+    return Bound(
+        name="empirical flatness PAC-Bayes",
+        reading="linearised",
+        terms=terms,
+        delta=delta,
+        assumptions=assumptions,
+        trivial_risk=trivial_risk,
+    )
 
 
 def maurer_bound(
@@ -239,7 +270,12 @@ def maurer_bound(
     budget = _maurer_budget(kl, n, delta, log_choices)
     check_range(posterior_risk, loss_bound)
     margin = Estimate(loss_bound * math.sqrt(budget / 2.0), 0.0, n, "certified")
-    return _comparator("Maurer", posterior_risk, Term("M√((KL + ln 2√n/δ)/2n)", "margin", "2", margin), delta)
+    return _comparator(
+        "Maurer",
+        posterior_risk,
+        Term(symbol="M√((KL + ln 2√n/δ)/2n)", name="margin", equation="2", estimate=margin),
+        delta,
+    )
 
 
 def kl_bound(
@@ -262,7 +298,12 @@ def kl_bound(
     check_range(posterior_risk, loss_bound)
     upper = loss_bound * float(kl_inverse(min(posterior_risk.value / loss_bound, 1.0), budget))
     margin = Estimate(upper - posterior_risk.value, 0.0, n, "certified")
-    return _comparator("PAC-Bayes-kl", posterior_risk, Term("M kl⁻¹ − L̂(Q)", "margin", "2", margin), delta)
+    return _comparator(
+        "PAC-Bayes-kl",
+        posterior_risk,
+        Term(symbol="M kl⁻¹ − L̂(Q)", name="margin", equation="2", estimate=margin),
+        delta,
+    )
 
 
 def _maurer_budget(kl: float, n: int, delta: float, log_choices: float) -> float:
@@ -273,8 +314,14 @@ def _maurer_budget(kl: float, n: int, delta: float, log_choices: float) -> float
 
 
 def _comparator(name: str, posterior_risk: Estimate, margin: Term, delta: float) -> Bound:
-    risk = Term("L̂(Q)", "posterior's training risk", "2", posterior_risk)
-    return Bound(name, "posterior", (risk, margin), delta, (IID, GRIDS, "the loss lies in [0, M]"))
+    risk = Term(symbol="L̂(Q)", name="posterior's training risk", equation="2", estimate=posterior_risk)
+    return Bound(
+        name=name,
+        reading="posterior",
+        terms=(risk, margin),
+        delta=delta,
+        assumptions=(IID, GRIDS, "the loss lies in [0, M]"),
+    )
 
 
 def check_range(risk: Estimate, loss_bound: float) -> None:

@@ -67,7 +67,9 @@ def direct_form(
         ),
         FLATNESS.elsewhere("5, direct", "Σα_t B_t E E_Q⟨∇ℓ, Σ∇ℓ⟩").average(flat, weights),
     )
-    return Bound("direct", reading, terms, delta, ASSUMPTIONS, trivial_risk)
+    return Bound(
+        name="direct", reading=reading, terms=terms, delta=delta, assumptions=ASSUMPTIONS, trivial_risk=trivial_risk
+    )
 
 
 def pooled_direct_form(
@@ -129,4 +131,11 @@ def pooled_direct_form(
         pooled(FLATNESS, "A Σα_t (η_t/2) E E_Q⟨∇ℓ, Σ∇ℓ⟩", [t.flatness.scaled(t.eta / 2.0) for _, t in used]),
     )
     assumptions = (*ASSUMPTIONS, "the tasks' samples are independent")
-    return Bound("pooled direct", reading, terms, delta, assumptions, trivial_risk)
+    return Bound(
+        name="pooled direct",
+        reading=reading,
+        terms=terms,
+        delta=delta,
+        assumptions=assumptions,
+        trivial_risk=trivial_risk,
+    )

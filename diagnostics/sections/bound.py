@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TermRow:
     """One summand of a bound; ``share`` is its value over the sum of all absolute values."""
 
@@ -36,7 +36,7 @@ class TermRow:
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadingRow:
     """One reading of the bound: its value (nats), the status of its worst term, its terms."""
 
@@ -51,7 +51,7 @@ class ReadingRow:
     terms: tuple[TermRow, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpertRow:
     """One expert in one reading: posterior (η, σ per block, KL in nats), own risk, κ̂ per block, C, E‖∇_b ℓ‖²."""
 
@@ -67,7 +67,7 @@ class ExpertRow:
     kl: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoundSection:
     """Bound (5), and (5) + (7), at θ_m. ``vertices`` are the c_j of section 5 (linearised, without the gain)."""
 
@@ -103,25 +103,44 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
 def reading_row(bound: Bound) -> ReadingRow:
     """Return a bound as the report keeps it."""
     terms = tuple(
-        TermRow(t.symbol, t.name, t.equation, t.estimate, t.per_task, t.note, bound.shares[t.symbol])
+        TermRow(
+            symbol=t.symbol,
+            name=t.name,
+            equation=t.equation,
+            estimate=t.estimate,
+            per_task=t.per_task,
+            note=t.note,
+            share=bound.shares[t.symbol],
+        )
         for t in bound.terms
     )
     return ReadingRow(
-        bound.name,
-        bound.reading,
-        bound.value,
-        bound.stderr,
-        bound.status,
-        bound.vacuous,
-        bound.delta,
-        bound.assumptions,
-        terms,
+        name=bound.name,
+        reading=bound.reading,
+        value=bound.value,
+        stderr=bound.stderr,
+        status=bound.status,
+        vacuous=bound.vacuous,
+        delta=bound.delta,
+        assumptions=bound.assumptions,
+        terms=terms,
     )
 
 
 def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[ExpertRow, ...]:
     return tuple(
-        ExpertRow(s.own_risk, s.n, distance, s.displacement_sq, s.kernel, s.gradient, s.sigma, s.eta, s.qsb, s.kl)
+        ExpertRow(
+            own_risk=s.own_risk,
+            n=s.n,
+            distance=distance,
+            displacement_sq=s.displacement_sq,
+            kernel=s.kernel,
+            gradient=s.gradient,
+            sigma=s.sigma,
+            eta=s.eta,
+            qsb=s.qsb,
+            kl=s.kl,
+        )
         for s, distance in zip(side.statistics, distances, strict=True)
     )
 

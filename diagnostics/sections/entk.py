@@ -29,7 +29,7 @@ class KernelTask:
     relative_change: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelSection:
     """``trace`` [task][block]: mean tr K_b over ``trace_examples`` of S_t; Gram matrices of ``gram_examples`` each."""
 
@@ -49,11 +49,11 @@ def compute(workspace: Workspace, subject: Subject) -> KernelSection:
     )
     traces = [world.train_trace for world in workspace.experts.worlds]
     return KernelSection(
-        tuple(workspace.blocks),
-        tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),
-        min(len(trace) for trace in traces),
-        min(len(part["gram"]) for part in before),
-        tuple(_task(b["gram"], a["gram"]) for b, a in zip(before, after, strict=True)),
+        blocks=tuple(workspace.blocks),
+        trace=tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),
+        trace_examples=min(len(trace) for trace in traces),
+        gram_examples=min(len(part["gram"]) for part in before),
+        tasks=tuple(_task(b["gram"], a["gram"]) for b, a in zip(before, after, strict=True)),
     )
 
 

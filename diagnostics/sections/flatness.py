@@ -30,7 +30,7 @@ LANCZOS_TOLERANCE = 0.02
 """Relative tolerance of the eigenvalues."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlatnessSection:
     """Gradient norms of L̂_α per block and whole; per task the increase of its own loss (nats) at radius ρ.
 
@@ -86,15 +86,15 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     squares = squared_norms(gradient, workspace.blocks)
     hessian = torch.stack([a * part["hessian"] for a, part in zip(workspace.alpha, bent, strict=True)]).sum(dim=0)
     return FlatnessSection(
-        min(settings.held_out, *(part["n"] for part in parts)),
-        min(settings.hessian, *(part["n"] for part in curved)),
-        settings.rho,
-        sum(squares.values()) ** 0.5,
-        {block: square**0.5 for block, square in squares.items()},
-        tuple(part["weights"] for part in parts),
-        tuple(part["coefficients"] for part in parts),
-        tuple(part["top"] for part in curved),
-        tuple(torch.linalg.eigvalsh(hessian).flip(0).tolist()),
+        examples=min(settings.held_out, *(part["n"] for part in parts)),
+        hessian_examples=min(settings.hessian, *(part["n"] for part in curved)),
+        rho=settings.rho,
+        gradient_norm=sum(squares.values()) ** 0.5,
+        gradient_per_block={block: square**0.5 for block, square in squares.items()},
+        sharpness_weights=tuple(part["weights"] for part in parts),
+        sharpness_coefficients=tuple(part["coefficients"] for part in parts),
+        top_eigenvalues=tuple(part["top"] for part in curved),
+        coefficient_eigenvalues=tuple(torch.linalg.eigvalsh(hessian).flip(0).tolist()),
     )
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepPath:
     """One path; ``kind`` is merge, expert or random; ``norm`` = ‖d‖, the distance at s = 1.
 
@@ -51,7 +51,7 @@ class SweepPath:
     points: tuple[SweepPoint, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepSection:
     """The merge's path first, then the controls; ``examples`` held-out examples per task behind every number.
 
@@ -130,15 +130,17 @@ def sweep(
     at = dict(zip(jobs, [from_plain(SweepPoint, dict(piece)) for piece in found], strict=True))
     points = iter([at[job] for job in wanted])
     settings, tasks = workspace.settings, workspace.suite.tasks
-    results = []
-    for direction in directions:
-        own = tuple(next(points) for _ in direction.grid)
-        radius = ntk_radius([p.distance for p in own], [p.residual for p in own], settings.tolerance)
+    tolerance, results = settings.tolerance, []
+    for d in directions:
+        own = tuple(next(points) for _ in d.grid)
+        radius = ntk_radius([p.distance for p in own], [p.residual for p in own], tolerance)
+        size = norm(d.displacement)
         results.append(
-            SweepPath(direction.name, direction.kind, norm(direction.displacement), settings.tolerance, radius, own)
+            SweepPath(name=d.name, kind=d.kind, norm=size, tolerance=tolerance, ntk_radius=radius, points=own)
         )
     examples = min(settings.held_out, *(len(task.test) for task in tasks))
-    return SweepSection(mode, examples, min(settings.gram, examples), settings.rho, tuple(results))
+    grams = min(settings.gram, examples)
+    return SweepSection(mode=mode, examples=examples, gram_examples=grams, rho=settings.rho, paths=tuple(results))
 
 
 def _at_base(workspace: Workspace) -> list[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ from merging.suites import Suite
 from merging.task_vectors.storage import Storage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
 
@@ -82,12 +82,12 @@ def _main(arguments: Sequence[str]) -> None:
     with processes() as together:
         checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
         execution = Execution(
-            local_device(command.device),
-            command.autocast,
-            together,
-            checkpoint,
-            command.checkpoint_every,
-            command.resume,
+            device=local_device(command.device),
+            autocast=command.autocast,
+            processes=together,
+            checkpoint=checkpoint,
+            every=command.checkpoint_every,
+            resume=command.resume,
         )
         suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(

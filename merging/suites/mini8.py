@@ -45,7 +45,7 @@ def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
         tasks.append(Task(entry["name"], forward, entry["class_names"], **read_splits(folder / f"{entry['name']}.npz")))
         experts[entry["name"]] = partial(_expert, base, folder / f"expert_{entry['name']}.safetensors")
     vectors = TaskVectors.from_experts(base, experts, storage, manifest["sha256"])
-    return Suite("mini8", vectors, tasks, manifest["sha256"])
+    return Suite("mini8", vectors, tasks, sources=manifest["sha256"])
 
 
 def _expert(base: Params, factors: Path) -> dict[str, torch.Tensor]:

@@ -59,7 +59,7 @@ def build(
         tasks.append(Task(name, forward, [f"class {c}" for c in range(classes)], **splits))
         experts[name] = _fine_tune(forward, base, splits["train"])
     sources = {"toy": f"seed {seed}"}
-    return Suite("toy", TaskVectors.from_experts(base, experts, storage, sources), tasks, sources)
+    return Suite("toy", TaskVectors.from_experts(base, experts, storage, sources), tasks, sources=sources)
 
 
 def _forward(head: Tensor, activation: Callable[[Tensor], Tensor]) -> Forward:

@@ -56,7 +56,7 @@ Memory = dict[str, Tensor]
 """What a row keeps between steps (momentum, counters); it is saved with checkpoints."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """All that a row sees of a step.
 

@@ -66,7 +66,7 @@ def test_the_shipped_suite_on_another_device():
     for task, name in zip(whole.tasks[5:6], vectors.names, strict=True):
         few = {split: _few(getattr(task, split)) for split in ("train", "calibration", "validation", "test")}
         tasks.append(type(task)(name, task.forward, task.class_names, **few))
-    suite = Suite("mini8", vectors, tasks, {})
+    suite = Suite("mini8", vectors, tasks, sources={})
     artifact = merge("average", vectors, tasks, suite="mini8")
     here = plain(report(suite, artifact, "cpu", FEW))
     with elsewhere() as device:
