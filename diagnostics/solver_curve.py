@@ -28,7 +28,6 @@ from bounds.types import refuse
 from diagnostics.figures.style import (
     BLUE,
     GREEN,
-    INK,
     ORANGE,
     PURPLE,
     SKY,
@@ -38,7 +37,7 @@ from diagnostics.figures.style import (
     legend_below,
     new_figure,
 )
-from diagnostics.figures.svg import standalone
+from diagnostics.figures.svg import INK, standalone
 from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
 from merging.commands import console, run, track

@@ -28,7 +28,7 @@ from torch import Tensor
 from bounds.types import InputError
 from diagnostics.bound_report import read_report
 from diagnostics.figures.figure_files import MANIFEST, read_manifest, write_figures
-from diagnostics.page import Drawing
+from diagnostics.figures.svg import Drawing
 from diagnostics.report import Splits, TaskSizes, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -39,13 +39,10 @@ from merging.artifact import load, save
 from merging.commands import compare
 from merging.commands.measure import Measurement
 from merging.execution import Execution
-from merging.learned import checkpoint
-from merging.learned.loop import init, update
-from merging.learned.problem import prepare
-from merging.learned.settings import LearnedSettings
+from merging.learned import LearnedSettings, checkpoint, init, prepare, update
 from merging.plain import to_plain
 from merging.suites import toy
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
 SAME, REFUSED, ABSENT, CHANGED, TRACEBACK = "same", "refused", "absent", "changed", "traceback"
 FAULTS = (CHANGED, TRACEBACK)

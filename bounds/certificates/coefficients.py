@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bounds.pac_bayes.divergences import kl_inverse
+from bounds.pac_bayes import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_positive
 

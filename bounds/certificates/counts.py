@@ -13,22 +13,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from bounds.certificates.coefficients import Stratum, coefficient_kl, coefficient_pac_bayes, stratified_error
-from bounds.pac_bayes.divergences import kl_inverse
+from bounds.pac_bayes import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_weights
-
-__all__ = [
-    "Count",
-    "Stratum",
-    "coefficient_kl",
-    "coefficient_pac_bayes",
-    "disagreement",
-    "held_out",
-    "mixture",
-    "pooled",
-    "stratified_error",
-]
 
 Method = Literal["clopper-pearson", "kl"]
 METHODS: tuple[Method, ...] = ("clopper-pearson", "kl")

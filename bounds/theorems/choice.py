@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bounds.pac_bayes.divergences import gaussian_kl
-from bounds.pac_bayes.posterior import amplification, checked_grid, optimal_sigma, round_to_grid
+from bounds.pac_bayes import amplification, gaussian_kl, optimal_sigma, round_to_grid
+from bounds.pac_bayes.posterior import checked_grid
 from bounds.types import Estimate, refuse
 from bounds.validation import check_count
 

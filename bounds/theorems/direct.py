@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB
-from bounds.pac_bayes.posterior import price
+from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB, price
 from bounds.theorems.experts import AnchorStatistics, amplified, complexities, prices
 from bounds.theorems.terms import COMPLEXITY, FLATNESS, MERGE_RISK, NOISE, TermKind
 from bounds.types import Bound, Estimate, Term, refuse, weighted_sum, worst_status

@@ -24,7 +24,8 @@ from merging.execution import Autocast, Execution
 from merging.files import check_destination
 from merging.learned import LearnedSettings, init, prepare, update
 from merging.learned.perturbations import PERTURBATIONS
-from merging.task_vectors.storage import Storage, destination
+from merging.task_vectors import Storage
+from merging.task_vectors.storage import destination
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Place = Literal["memory", "mapped"]

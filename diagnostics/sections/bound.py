@@ -12,6 +12,7 @@ from rich.table import Table
 from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
 from bounds.types import Bound, Estimate, Status
 from diagnostics.figures.numbers import shown
+from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.sections.accuracy import Accuracy
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.statements import Assumption
@@ -181,20 +182,20 @@ def figure(view: View, part: BoundSection) -> Figure:
             sign = 1 if value >= 0 else -1
             colour, hatch = style.TERM_STYLES[term.name]
             axes.barh(
-                row, value, left=ends[sign], height=0.55, color=colour, hatch=hatch, edgecolor=style.PAPER,
+                row, value, left=ends[sign], height=0.55, color=colour, hatch=hatch, edgecolor=PAPER,
                 linewidth=0.5, label=None if term.name in labelled else term.name,
             )  # fmt: skip
             labelled.add(term.name)
             ends[sign] += value
-        axes.plot([reading.value] * 2, [row - 0.36, row + 0.36], color=style.INK, linewidth=2)
+        axes.plot([reading.value] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
         state = "vacuous" if reading.vacuous else "not vacuous"
         axes.text(ends[1], row, f"  {reading.value:.2f}\n  {state}", va="center", fontsize=8)
     if accuracy := view.part(Accuracy):
         risk = accuracy.risk.value
-        axes.axvline(risk, color=style.INK, linestyle=":", linewidth=1.3, label=f"measured risk {risk:.2f}")
+        axes.axvline(risk, color=INK, linestyle=":", linewidth=1.3, label=f"measured risk {risk:.2f}")
     trivial = part.trivial_risk
-    axes.axvline(trivial, color=style.FAINT, linestyle="--", linewidth=1.3, label=f"knowing nothing {trivial:.2f}")
-    axes.axvline(0, color=style.FAINT, linewidth=0.6)
+    axes.axvline(trivial, color=FAINT, linestyle="--", linewidth=1.3, label=f"knowing nothing {trivial:.2f}")
+    axes.axvline(0, color=FAINT, linewidth=0.6)
     axes.set_yticks(range(len(readings)), [r.reading for r in readings])
     axes.set_ylim(-0.5, len(readings) - 0.5)
     left, right = axes.get_xlim()

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bounds.certificates import Count, disagreement, mixture, pooled
 from bounds.types import Bound, Term
+from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.gibbs import OWN_PRIOR, GibbsRow, certify, obstacle
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
@@ -228,11 +229,11 @@ def figure(view: View, part: CertificateSection) -> Figure:
     figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
     axes = figure.subplots()
     for row, (_, observed, value, test) in enumerate(entries):
-        axes.plot([100 * observed, 100 * value], [row, row], color=style.FAINT, linewidth=1.2, zorder=1)
+        axes.plot([100 * observed, 100 * value], [row, row], color=FAINT, linewidth=1.2, zorder=1)
         for x, colour, marker, label in (
             (observed, style.BLUE, "o", "observed on validation (teachers + disagreement for (11))"),
             (value, style.VERMILION, "|", "certified, at most"),
-            (test, style.INK, "x", "test error"),
+            (test, INK, "x", "test error"),
         ):
             size = 11 if marker == "|" else 5
             axes.plot(
@@ -240,7 +241,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
                 label=None if row else label,
             )  # fmt: skip
     if part.tasks:
-        axes.axhline(len(part.rows) - 0.5, color=style.FAINT, linewidth=0.6)
+        axes.axhline(len(part.rows) - 0.5, color=FAINT, linewidth=0.6)
     axes.set_yticks(range(len(entries)), [e[0] for e in entries])
     axes.invert_yaxis()
     axes.set_xlim(0, None)

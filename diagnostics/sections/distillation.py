@@ -11,6 +11,7 @@ from rich.table import Table
 from bounds.distillation import Rung, ladder
 from bounds.types import Estimate
 from diagnostics.figures.numbers import shown
+from diagnostics.figures.svg import INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
@@ -84,7 +85,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
     axes = figure.subplots()
     rungs: dict[str, Any] = {r.name: r for r in (*part.rungs, part.disagreement)}
     styles = {
-        "disagreement": (style.INK, "x"),
+        "disagreement": (INK, "x"),
         "total variation": (style.BLUE, "o"),
         "Pinsker": (style.ORANGE, "s"),
         "Bretagnolle-Huber": (style.GREEN, "^"),

@@ -16,6 +16,7 @@ from bounds.flatness.loss import loss_and_gradient, prepare
 from bounds.jacobian import BATCH_SIZE
 from bounds.scores import cross_entropy
 from bounds.types import Forward, Params, Sample
+from diagnostics.figures.svg import FAINT
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.entk import KernelSection
 from diagnostics.subject import Subject
@@ -149,7 +150,7 @@ def figure(view: View, part: FlatnessSection) -> Figure:
     at = np.arange(len(view.tasks))
     middle.plot(at - 0.08, part.sharpness_weights, "o", color=style.VERMILION, label="in weights")
     middle.plot(at + 0.08, part.sharpness_coefficients, "s", color=style.GREEN, label="in coefficients")
-    middle.axhline(0, color=style.FAINT, linewidth=0.6)
+    middle.axhline(0, color=FAINT, linewidth=0.6)
     middle.set_ylabel(f"increase at ρ = {part.rho:g}\n(nats), n = {part.examples}")
     middle.legend(fontsize=8, frameon=False)
     bottom.plot(at, part.top_eigenvalues, "D", color=style.ORANGE)

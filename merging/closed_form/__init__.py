@@ -8,3 +8,5 @@ from merging.closed_form import regression, slerp, sparse, spectral, uniform
 from merging.rows import Method
 
 ROWS: Mapping[str, Method] = {**uniform.ROWS, **sparse.ROWS, **spectral.ROWS, **slerp.ROWS, **regression.ROWS}
+
+__all__ = ["ROWS"]

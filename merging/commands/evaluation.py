@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.types import Params
-from merging.suites.base import Suite
+from merging.suites import Suite
 from merging.task import accuracy, cross_entropy, score_task
 
 MODELS = ("pretrained", "expert", "merged")

@@ -18,15 +18,16 @@ import tyro
 from bounds.types import refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
-from merging.commands import compare, console, listing, run, track
+from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
+from merging.commands.terminal import console, run, track
 from merging.execution import Autocast, Execution
 from merging.files import check_destination
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

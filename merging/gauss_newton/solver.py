@@ -236,8 +236,6 @@ def _tangent(task_vectors: TaskVectors, tasks: Sequence[Task], settings: Tangent
     return _merge(problem, tangent(problem, settings))
 
 
-__all__ = ["ROWS", "GaussNewtonSettings", "State", "TangentSettings", "coefficients", "init", "tangent", "update"]
-
 ROWS: Mapping[str, Method] = {
     "gauss_newton": Method(
         build=_gauss_newton,

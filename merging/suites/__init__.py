@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from bounds.types import refuse
 from merging.suites import mini8, toy
 from merging.suites.base import Suite
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
 SUITES: Mapping[str, Callable[[Storage], Suite]] = {
     "mini8": lambda storage: mini8.load(storage=storage),

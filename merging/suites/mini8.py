@@ -20,8 +20,7 @@ from merging.checkpoints import apply_low_rank, read_safetensors, sha256
 from merging.models.open_clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.suites.base import Suite
 from merging.task import Task
-from merging.task_vectors import TaskVectors
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage, TaskVectors
 
 FILES = Path(__file__).parent / "mini8_files"
 

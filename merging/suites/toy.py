@@ -18,8 +18,7 @@ from torch import Tensor
 from bounds.types import Forward, Inputs, Params, Sample
 from merging.suites.base import Suite
 from merging.task import Task
-from merging.task_vectors import TaskVectors
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage, TaskVectors
 
 CLASSES = (3, 2, 3)
 """Number of classes of each task."""

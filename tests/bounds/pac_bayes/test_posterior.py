@@ -17,7 +17,7 @@ from bounds.pac_bayes import (
     round_to_grid,
 )
 from bounds.pac_bayes.posterior import union_price
-from bounds.theorems.choice import Moments, choose_posterior
+from bounds.theorems import Moments, choose_posterior
 from bounds.types import Estimate, InputError
 
 EXACT = 1e-12

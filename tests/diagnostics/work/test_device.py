@@ -12,8 +12,7 @@ from diagnostics.workspace import Workspace
 from merging import merge
 from merging.execution import check_device
 from merging.plain import to_plain
-from merging.suites import mini8, toy
-from merging.suites.base import Suite
+from merging.suites import Suite, mini8, toy
 from tests.elsewhere import NAME, elsewhere
 
 FEW = ("accuracy", "bound", "certificates")
