@@ -147,7 +147,7 @@ def weighted_sum(estimates: Sequence[Estimate], weights: Sequence[float]) -> Est
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Term:
     """One summand of a bound.
 
@@ -163,7 +163,7 @@ class Term:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bound:
     """An upper bound on a risk as a sum of terms, holding with probability at least 1 - ``delta``.
 

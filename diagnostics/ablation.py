@@ -69,7 +69,7 @@ class Run:
         return statistics.fmean(self.accuracy[split].values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """A row's result: chosen settings, validation accuracy of each grid value, test accuracies of the seeds (0..1)."""
 
@@ -90,7 +90,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Ablate SAMerging over seeds: a table on the terminal, ablation.json and ablation.md."""
 
@@ -156,12 +156,12 @@ def ablate(suite: Suite, command: Command) -> list[Line]:
         runs[name].append(_run(cache, suite, {**chosen[name], "seed": seed}, ("test",)))
     return [
         Line(
-            name,
-            {key: value for key, value in chosen[name].items() if key != "seed"},
-            ROWS[name].chosen,
-            grids[name],
-            [found.mean("test") for found in runs[name]],
-            statistics.fmean(found.seconds for found in runs[name]),
+            name=name,
+            settings={key: value for key, value in chosen[name].items() if key != "seed"},
+            chosen=ROWS[name].chosen,
+            validation=grids[name],
+            test=[found.mean("test") for found in runs[name]],
+            seconds=statistics.fmean(found.seconds for found in runs[name]),
         )
         for name in names
     ]

@@ -34,7 +34,7 @@ from merging.processes import Processes, local_device, processes
 from merging.rows import silent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Report the bound of one merge, or of several side by side: a page, report.json, figures, terminal tables."""
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from diagnostics import ablation, bound_report, sweep
-from merging.__main__ import main as merge
+from merging.commands.merge import main as merge
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "merge": (merge, "merge the experts of a suite (python -m merging)"),

@@ -32,11 +32,11 @@ def with_sections(kind: type[Merge]) -> type[Merge]:
     """Add one field per section to a data class: its numbers, or None where it was not asked for or not reached."""
     added = [(name, section.kind | None, field(default=None)) for name, section in SECTIONS.items()]
     names = {"__doc__": kind.__doc__, "__module__": kind.__module__}
-    return make_dataclass(kind.__name__, added, bases=(kind,), namespace=names, frozen=True)
+    return make_dataclass(kind.__name__, added, bases=(kind,), namespace=names, frozen=True, kw_only=True)
 
 
 @with_sections
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeReport:
     """What the report says about one merge. A section that was not asked for or not reached is null."""
 
@@ -62,7 +62,7 @@ class TaskSizes:
     sizes: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Sources (file -> sha256), split sizes, versions, when and on what the report was made, seconds per section.
 
@@ -79,7 +79,7 @@ class Provenance:
     missing: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A bound report. Lists over experts and tasks follow ``tasks``; risks are cross-entropies in nats."""
 
@@ -126,27 +126,27 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
     sizes = clock.run("splits", lambda: _sizes(workspace), Splits, (), _sizes)
     parts = {name: parts_of(name, workspace.names, settings, merges) for name in SECTIONS}
     return Report(
-        SCHEMA,
-        workspace.subjects[0].artifact.suite,
-        tuple(workspace.names),
-        tuple(workspace.alpha),
-        tuple(workspace.beta),
-        settings,
-        verdict(parts, merges),
-        merges,
-        compared,
-        (
+        schema=SCHEMA,
+        suite=workspace.subjects[0].artifact.suite,
+        tasks=tuple(workspace.names),
+        alpha=tuple(workspace.alpha),
+        beta=tuple(workspace.beta),
+        settings=settings,
+        verdict=verdict(parts, merges),
+        merges=merges,
+        comparison=compared,
+        assumptions=(
             *statements.common(settings),
             *(line for name, shown in parts.items() if shown for line in SECTIONS[name].assumptions(shown)),
         ),
-        Provenance(
-            dict(workspace.subjects[0].artifact.sources),
-            () if sizes is None else sizes.tasks,
-            _versions(),
-            f"{platform.machine()}, {workspace.device}, {workspace.workers} processes",
-            datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            clock.seconds,
-            {**clock.missing, **_not_stated(parts)},
+        provenance=Provenance(
+            sources=dict(workspace.subjects[0].artifact.sources),
+            tasks=() if sizes is None else sizes.tasks,
+            versions=_versions(),
+            machine=f"{platform.machine()}, {workspace.device}, {workspace.workers} processes",
+            made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            seconds=clock.seconds,
+            missing={**clock.missing, **_not_stated(parts)},
         ),
     )
 

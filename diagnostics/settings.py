@@ -21,7 +21,7 @@ UNIFORM_PRIORS = ("1/T", "0.3")
 """Data-free prior means of (10), every coefficient alike: plain averaging and the customary scale."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How much to measure. Every example count is per task."""
 

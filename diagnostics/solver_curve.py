@@ -28,7 +28,6 @@ from bounds.types import refuse
 from diagnostics.figures.style import (
     BLUE,
     GREEN,
-    INK,
     ORANGE,
     PURPLE,
     SKY,
@@ -38,7 +37,7 @@ from diagnostics.figures.style import (
     legend_below,
     new_figure,
 )
-from diagnostics.figures.svg import standalone
+from diagnostics.figures.svg import INK, standalone
 from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
 from merging.commands import console, run, track
@@ -53,7 +52,7 @@ Iterates = Iterator[tuple[float, Tensor]]
 """(cumulative passes, λ [T, L]) from the init to the last iterate."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Measure how the calibration KL falls with passes through the network."""
 
@@ -71,7 +70,7 @@ class Command:
     """Threads of PyTorch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """One solver's run: passes, calibration KL (nats) and wall time (s, measuring left out) along it, accuracy after.
 
@@ -138,7 +137,7 @@ def measure(suite: Suite, label: str, settings: Any) -> Curve:
         iterates = _tangent(problem, settings)
     most = settings.steps if isinstance(settings, LearnedSettings) else getattr(settings, "iterations", 1)
     every = math.ceil(most / POINTS)
-    curve, spent, passes, coefficients = Curve(label, asdict(settings)), 0.0, 0.0, torch.empty(0)
+    curve, spent, passes, coefficients = Curve(label=label, settings=asdict(settings)), 0.0, 0.0, torch.empty(0)
 
     def note() -> None:
         curve.passes.append(passes)
@@ -159,7 +158,9 @@ def measure(suite: Suite, label: str, settings: Any) -> Curve:
     theta = merged(problem.task_vectors, coefficients, problem.blocks)
     splits: tuple[Split, ...] = ("validation", "test")
     accuracies = {split: mean_accuracy(suite.tasks, theta, split) for split in splits}
-    return Curve(label, curve.settings, curve.passes, curve.kl, curve.seconds, **accuracies)
+    return Curve(
+        label=label, settings=curve.settings, passes=curve.passes, kl=curve.kl, seconds=curve.seconds, **accuracies
+    )
 
 
 def calibration_kl(problem: Problem, coefficients: Tensor) -> float:

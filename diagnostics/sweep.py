@@ -32,7 +32,7 @@ from merging.commands import console, run
 from merging.plain import to_plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Sweep the distance from the pretrained weights: sweep.csv, sweep.json, a figure per path and terminal tables."""
 

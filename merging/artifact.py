@@ -18,7 +18,7 @@ from merging.plain import checked
 SCHEMA = "mergebound.artifact/2"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeArtifact:
     """A merge and where it came from.
 

@@ -15,7 +15,7 @@ from merging.processes import Processes
 Autocast = Literal["none", "bfloat16", "float16"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how passes run, and where progress is kept.
 

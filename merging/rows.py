@@ -21,7 +21,7 @@ def silent(steps: Iterable[Item], description: str) -> Iterable[Item]:
     return steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Merge:
     """What a method's builder returns.
 
@@ -43,7 +43,7 @@ VALIDATION: frozenset[Split] = frozenset({"validation"})
 """What rows need."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A row: its builder, its settings, where it comes from, what it needs, what it costs.
 

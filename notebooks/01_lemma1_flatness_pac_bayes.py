@@ -51,7 +51,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
 
-from bounds.pac_bayes import best_flatness_bound, empirical_flatness_bound, flatness_bound, lemma1, union_price
+from bounds.pac_bayes import best_flatness_bound, empirical_flatness_bound, flatness_bound, lemma1
 from bounds.types import Estimate, InputError
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, TERM_STYLES, VERMILION
 from diagnostics.study.rows import rate_limits
@@ -201,13 +201,12 @@ Markdown(
 #
 # How the three terms of (2) move with $n$, with $\sigma$ and with $C$. Now there is something to learn: the label is +1
 # with probability 0.9 or 0.1, depending on the input. The expert $\mu_k = \ln\frac{n_k^++1}{n_k^-+1}$ is trained once,
-# whatever $\sigma$. $\eta$ comes from a grid that is paid for (`union_price`); the bound is the best of the grid.
+# whatever $\sigma$. $\eta$ comes from a grid that is paid for ($\ln|{\rm grid}|$); the bound is the best of the grid.
 
 # %%
 eta_grid = [0.01 * 2**k for k in range(8)]
 inputs = 50  # d in this section
 label_of = np.where(np.arange(inputs) % 2 == 0, 0.9, 0.1)
-price = union_price(1, eta_grid, [1.0], 1, True, delta)
 
 
 def expert_posterior(sigma, n, samples=40, seed=3):
@@ -222,9 +221,7 @@ def mean_terms(s, n):
     rows = []
     for risk, kl, ratio, gradient in zip(s.training_risk, s.divergence, s.qsb, s.flatness, strict=True):
         statistics_of = (Estimate(float(ratio)), Estimate(float(gradient)))
-        _, bound = best_flatness_bound(
-            Estimate(float(risk)), float(kl), n, eta_grid, *statistics_of, delta=delta, price=price
-        )
+        _, bound = best_flatness_bound(Estimate(float(risk)), float(kl), n, eta_grid, *statistics_of, delta=delta)
         rows.append([t.estimate.value for t in bound.terms])
     return np.mean(rows, axis=0)
 

@@ -44,7 +44,8 @@ from IPython.display import Markdown
 
 from bounds.theorems import READINGS
 from diagnostics.figures.style import BLUE, READING_STYLES, SKY, VERMILION
-from diagnostics.sections.sweep import Local, expert_direction, merge_direction, random_direction, sweep
+from diagnostics.sections.directions import expert_direction, merge_direction, random_direction
+from diagnostics.sections.sweep import Local, sweep
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.terms.path import ntk_radius

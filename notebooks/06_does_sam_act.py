@@ -102,9 +102,18 @@ def step_at(lambda_, rebuild=True):
         slope = hessian @ theta - c
         return Pass(theta.new_zeros(4), (task_matrix.T @ slope)[:, None], {"w": slope})
 
-    random = {"generators": [torch.Generator() for _ in lambda_], "generator": torch.Generator()}
-    settings = {"rho": rho, "penalty": 0.0, "every": 1, "base": {"w": c}, "blocks": {"model": ("w",)}}
-    return Step(at=at, coefficients=lambda_, memory={}, **random, **settings), asked
+    return Step(
+        at=at,
+        coefficients=lambda_,
+        rho=rho,
+        penalty=0.0,
+        every=1,
+        base={"w": c},
+        blocks={"model": ("w",)},
+        generators=[torch.Generator() for _ in lambda_],
+        generator=torch.Generator(),
+        memory={},
+    ), asked
 
 
 def closed_form(row, lambda_, rho):

@@ -28,7 +28,7 @@ from torch import Tensor
 from bounds.types import InputError
 from diagnostics.bound_report import read_report
 from diagnostics.figures.figure_files import MANIFEST, read_manifest, write_figures
-from diagnostics.page import Drawing
+from diagnostics.figures.svg import Drawing
 from diagnostics.report import Splits, TaskSizes, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -39,13 +39,10 @@ from merging.artifact import load, save
 from merging.commands import compare
 from merging.commands.measure import Measurement
 from merging.execution import Execution
-from merging.learned import checkpoint
-from merging.learned.loop import init, update
-from merging.learned.problem import prepare
-from merging.learned.settings import LearnedSettings
+from merging.learned import LearnedSettings, checkpoint, init, prepare, update
 from merging.plain import to_plain
 from merging.suites import toy
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
 SAME, REFUSED, ABSENT, CHANGED, TRACEBACK = "same", "refused", "absent", "changed", "traceback"
 FAULTS = (CHANGED, TRACEBACK)
@@ -105,7 +102,19 @@ def kinds(folder: Path) -> list[Kind]:
         "report",
         {"terms-1": Drawing('<svg viewBox="0 0 1 1"/>', base64.b64encode(b"png").decode())},
     )
-    measured = Measurement("average", "average", {"scale": 0.5}, [0.5], [1.0], [0.1], 2.0, 0.1, 0.0, 100.0, 90.0)
+    measured = Measurement(
+        label="average",
+        method="average",
+        settings={"scale": 0.5},
+        accuracy=[0.5],
+        cross_entropy=[1.0],
+        kl=[0.1],
+        distance=2.0,
+        seconds=0.1,
+        search_seconds=0.0,
+        passes=100.0,
+        memory=90.0,
+    )
     kept = to_plain(compare.Kept(compare.KEPT, "key", measured))
     (folder / "average-key.json").write_text(records.to_json(kept), encoding="utf-8")
 

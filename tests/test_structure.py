@@ -12,8 +12,13 @@ from tests.circles import circle
 ROOT = Path(__file__).resolve().parent.parent
 RANK = {"bounds": 0, "merging": 1, "diagnostics": 2}
 FILES = [path for package in RANK for path in (ROOT / package).rglob("*.py")]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+"""Name of a module or package -> its file."""
 GROUND = ("bounds.types", "bounds.autodiff", "bounds.validation", "bounds.jacobian", "bounds.scores")
 """What merging may use of bounds."""
+BY_PLACE = {"Task": "name, forward and classes, then the splits", "Suite": "name, task vectors and tasks"}
+"""Data classes whose first fields may be given without their names; the others come after a ``KW_ONLY``."""
 PUBLIC = {
     "bounds.ntk": ["trace", "gram", "quadratic_form", "spectrum", "drift"],
     "bounds.linearize": ["linearize", "transfer_error", "residual"],
@@ -63,33 +68,12 @@ def test_public_names_exist(module):
     assert not [name for name in PUBLIC[module] if name not in names]
 
 
-MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
-
-
 def test_no_module_of_the_whole_tree_imports_itself_through_others():
     """Imports inside functions and for types count, too; a face counts as the modules it takes its names from."""
     graph = {name: imports(name) for name in MODULES}
     assert len(graph) > 100
     assert "bounds.theorems.terms" in graph["bounds.theorems.single_model"]
     assert circle(graph) is None
-
-
-def faces():
-    """Packages that modules outside them import names from (and not only modules)."""
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.module not in MODULES or name.startswith(f"{node.module}."):
-                continue
-            names = {alias.name for alias in node.names if f"{node.module}.{alias.name}" not in MODULES}
-            if names and MODULES[node.module].name == "__init__.py":
-                yield node.module, names
-
-
-def test_a_face_says_what_outsiders_use():
-    found = list(faces())
-    assert len({face for face, _ in found}) > 10
-    for face, names in found:
-        assert names <= set(importlib.import_module(face).__all__), face
 
 
 SPANNING = {
@@ -115,3 +99,130 @@ def test_tests_mirror_files(path):
 def test_a_circle_is_found():
     assert circle({"a": ("b",), "b": ("c",), "c": ("b",)}) == ["b", "c", "b"]
     assert circle({"a": ("b", "c"), "b": ("c",), "c": ()}) is None
+
+
+def by_place(tree):
+    """Names of the data classes of more than four fields that can be filled without naming every field."""
+    for node in ast.walk(tree):
+        made = [ast.unparse(d) for d in getattr(node, "decorator_list", ()) if "dataclass" in ast.unparse(d)]
+        if not isinstance(node, ast.ClassDef) or not made or "kw_only=True" in made[0]:
+            continue
+        kinds = [ast.unparse(b.annotation) for b in node.body if isinstance(b, ast.AnnAssign)]
+        fields = [kind for kind in kinds if not kind.startswith("ClassVar")]
+        if len(fields) - ("KW_ONLY" in fields) > 4 and not (node.name in BY_PLACE and "KW_ONLY" in fields[:4]):
+            yield node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_data_classes_of_more_than_four_fields_take_them_by_name(path):
+    assert not list(by_place(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize(
+    ("decorator", "found"),
+    [("@dataclass", True), ("@dataclass(frozen=True)", True), ("@dataclass(kw_only=True)", False), ("", False)],
+)
+def test_a_long_data_class_without_names_is_found(decorator, found):
+    fields = "\n".join(f"    f{i}: int" for i in range(5))
+    for name in ("Long", "Task"):
+        source = f"{decorator}\nclass {name}:\n{fields}\n"
+        assert list(by_place(ast.parse(source))) == [name] * found
+    marked = fields.replace("    f3", "    _: KW_ONLY\n    f3")
+    assert list(by_place(ast.parse(f"@dataclass\nclass Task:\n{marked}\n"))) == []
+    assert list(by_place(ast.parse(f"@dataclass\nclass Long:\n{marked}\n"))) == ["Long"]
+    short = "\n".join(["    shared: ClassVar[int] = 1", *fields.splitlines()[:4]])
+    assert list(by_place(ast.parse(f"{decorator}\nclass Long:\n{short}\n"))) == []
+
+
+def made_in(tree):
+    """Names that a module makes itself at its top level, and those its ``__all__`` lists."""
+    made, listed = set(), []
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            made.add(node.name)
+            continue
+        made |= {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed = ast.literal_eval(node.value)
+    return made, listed
+
+
+MADE = {name: made_in(TREES[path]) for name, path in MODULES.items()}
+HOUSES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+def names_used(tree):
+    """(module, name) of every name of the project that a module asks another one for, also as ``module.name``."""
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                if f"{node.module}.{alias.name}" in MODULES:
+                    aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                else:
+                    yield node.module, alias.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            yield aliases[node.value.id], node.attr
+
+
+def inside(module, house):
+    return module == house or module.startswith(f"{house}.")
+
+
+def wrong_doors(own, tree):
+    """What the module ``own`` asks of a module that only imported it, or of the wrong side of a package's face.
+
+    A package's ``__init__`` is its face: it alone passes names on, and ``__all__`` lists them. From outside a name
+    comes through the face that lists it, inside from the module that makes it. Beside the faces of the two libraries
+    themselves, which are for their users, their modules stay open.
+    """
+    for module, name in names_used(tree):
+        made, listed = MADE[module]
+        if module not in HOUSES:
+            if name not in made:
+                yield f"{module} does not make {name}"
+        elif inside(own, module):
+            if name not in made:
+                yield f"{name} through the face of its own package {module}"
+        elif name not in listed:
+            yield f"{module} has no {name} in __all__"
+        for face in HOUSES:
+            past = "." in face and module != face and inside(module, face) and not inside(own, face)
+            if past and name in made and name in MADE[face][1]:
+                yield f"{module}.{name} past the face {face}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_come_from_where_they_are_made_or_through_a_face(module):
+    tree = TREES[MODULES[module]]
+    assert module in HOUSES or "__all__" not in MADE[module][0], "only a package's __init__ passes names on"
+    assert not list(wrong_doors(module, tree))
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        ("merging.plain", "from bounds.pac_bayes.lemma import kl_inverse"),
+        ("merging.plain", "from bounds.pac_bayes import lemma\nlemma.kl_inverse"),
+        ("merging.plain", "from bounds.pac_bayes.divergences import kl_inverse"),
+        ("merging.plain", "from bounds.pac_bayes import checked_grid"),
+        ("merging.plain", "from diagnostics.figures import INK"),
+        ("bounds.pac_bayes.lemma", "from bounds.pac_bayes import kl_inverse"),
+    ],
+)
+def test_a_name_through_the_wrong_door_is_found(own, line):
+    assert len(list(wrong_doors(own, ast.parse(line)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        ("merging.plain", "from bounds.pac_bayes import kl_inverse, posterior\nposterior.checked_grid"),
+        ("merging.plain", "from bounds.pac_bayes.posterior import checked_grid"),
+        ("bounds.pac_bayes.lemma", "from bounds.pac_bayes.divergences import kl_inverse"),
+        ("diagnostics.report", "from merging.task import Task\nfrom numpy import array"),
+    ],
+)
+def test_the_right_doors_are_open(own, line):
+    assert list(wrong_doors(own, ast.parse(line))) == []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bounds.pac_bayes.divergences import kl_inverse
+from bounds.pac_bayes import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_positive
 
@@ -109,13 +109,13 @@ def coefficient_pac_bayes(
     upper = float(kl_inverse(inner, (kl + price) / n))
     monte_carlo = Estimate(inner - rate, 0.0, made, "certified" if made else "exact")
     terms = (
-        Term("ê_m", "empirical Gibbs error", "(10)", Estimate(rate, 0.0, n)),
-        Term("kl⁻¹(ê_m) − ê_m", "Monte-Carlo margin", "(10)", monte_carlo, note=note),
+        Term(symbol="ê_m", name="empirical Gibbs error", equation="(10)", estimate=Estimate(rate, 0.0, n)),
+        Term(symbol="kl⁻¹(ê_m) − ê_m", name="Monte-Carlo margin", equation="(10)", estimate=monte_carlo, note=note),
         Term(
-            "kl⁻¹ margin",
-            "PAC-Bayes margin",
-            "(10)",
-            Estimate(upper - inner, 0.0, n, "certified"),
+            symbol="kl⁻¹ margin",
+            name="PAC-Bayes margin",
+            equation="(10)",
+            estimate=Estimate(upper - inner, 0.0, n, "certified"),
             note=f"KL = {kl:.6g} nats, G = {grid_size}, delta = {delta:g}",
         ),
     )
@@ -123,7 +123,14 @@ def coefficient_pac_bayes(
         "the labelled examples are i.i.d. and were not used for theta_0, the experts or the list of priors",
         "the bound is on the randomised (Gibbs) classifier",
     )
-    return Bound("coefficient PAC-Bayes", "certificate", terms, total_delta, assumptions, 1.0)
+    return Bound(
+        name="coefficient PAC-Bayes",
+        reading="certificate",
+        terms=terms,
+        delta=total_delta,
+        assumptions=assumptions,
+        trivial_risk=1.0,
+    )
 
 
 def _mean_error(

@@ -13,22 +13,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from bounds.certificates.coefficients import Stratum, coefficient_kl, coefficient_pac_bayes, stratified_error
-from bounds.pac_bayes.divergences import kl_inverse
+from bounds.pac_bayes import kl_inverse
 from bounds.types import Bound, Estimate, Term, refuse
 from bounds.validation import check_count, check_delta, check_nonnegative, check_weights
-
-__all__ = [
-    "Count",
-    "Stratum",
-    "coefficient_kl",
-    "coefficient_pac_bayes",
-    "disagreement",
-    "held_out",
-    "mixture",
-    "pooled",
-    "stratified_error",
-]
 
 Method = Literal["clopper-pearson", "kl"]
 METHODS: tuple[Method, ...] = ("clopper-pearson", "kl")
@@ -80,7 +67,9 @@ def held_out(
     upper = float(kl_inverse(errors / n, -math.log(paid) / n)) if method == "kl" else _clopper_pearson(count, paid)
     note = f"{method}, n = {n}, {models_looked_at} model(s) looked at, each at {paid:.3g}"
     terms = _rate_and_margin("err̂", "held-out error", "(9)", errors / n, upper, n, note)
-    return Bound("held-out", "certificate", terms, delta, (FRESH,), 1.0)
+    return Bound(
+        name="held-out", reading="certificate", terms=terms, delta=delta, assumptions=(FRESH,), trivial_risk=1.0
+    )
 
 
 def _clopper_pearson(count: Count, delta: float) -> float:
@@ -97,8 +86,14 @@ def _rate_and_margin(
     symbol: str, name: str, equation: str, rate: float, upper: float, n: int, note: str
 ) -> tuple[Term, Term]:
     return (
-        Term(symbol, name, equation, Estimate(rate, 0.0, n)),
-        Term("margin", "what certainty costs", equation, Estimate(upper - rate, 0.0, n, "certified"), note=note),
+        Term(symbol=symbol, name=name, equation=equation, estimate=Estimate(rate, 0.0, n)),
+        Term(
+            symbol="margin",
+            name="what certainty costs",
+            equation=equation,
+            estimate=Estimate(upper - rate, 0.0, n, "certified"),
+            note=note,
+        ),
     )
 
 
@@ -130,7 +125,14 @@ def mixture(
     share = check_delta(delta) / len(counts)
     parts = [_certified(c, share, method, models_looked_at) for c in counts]
     terms = tuple(_part_term(t, "error", "(12)", b, w) for t, (b, w) in enumerate(zip(parts, weights, strict=True)))
-    return Bound("mixture of certificates", "certificate", terms, delta, _union_of_assumptions(parts), 1.0)
+    return Bound(
+        name="mixture of certificates",
+        reading="certificate",
+        terms=terms,
+        delta=delta,
+        assumptions=_union_of_assumptions(parts),
+        trivial_risk=1.0,
+    )
 
 
 def pooled(counts: Sequence[Count], delta: float, models_looked_at: int = 1) -> Bound:
@@ -155,7 +157,14 @@ def pooled(counts: Sequence[Count], delta: float, models_looked_at: int = 1) -> 
     bound = held_out(errors, n, delta, "kl", models_looked_at)
     weights = tuple(c.n / n for c in counts)
     note = f"weights are n_t/n = {', '.join(f'{w:.3g}' for w in weights)}"
-    return Bound("pooled certificate", "certificate", bound.terms, delta, (FRESH, note), 1.0)
+    return Bound(
+        name="pooled certificate",
+        reading="certificate",
+        terms=bound.terms,
+        delta=delta,
+        assumptions=(FRESH, note),
+        trivial_risk=1.0,
+    )
 
 
 def disagreement(
@@ -206,7 +215,14 @@ def disagreement(
         *_union_of_assumptions([*teachers, *students]),
         "unlabelled data are independent of the teachers",
     )
-    return Bound("label-free certificate", "certificate", tuple(terms), delta, assumptions, 1.0)
+    return Bound(
+        name="label-free certificate",
+        reading="certificate",
+        terms=tuple(terms),
+        delta=delta,
+        assumptions=assumptions,
+        trivial_risk=1.0,
+    )
 
 
 def _certified(part: Count | Bound, share: float, method: Method, models_looked_at: int) -> Bound:
@@ -227,7 +243,14 @@ def _part_term(task: int, name: str, equation: str, part: Bound, weight: float) 
     note = "; ".join(filter(None, (f"{part.name} at delta {part.delta:.3g}", *(t.note for t in part.terms))))
     n = max(t.estimate.n for t in part.terms)
     estimate = Estimate(part.value, 0.0, n, "certified")
-    return Term(f"α_{task} {name}_{task}", name, equation, estimate.scaled(weight), (estimate,), note)
+    return Term(
+        symbol=f"α_{task} {name}_{task}",
+        name=name,
+        equation=equation,
+        estimate=estimate.scaled(weight),
+        per_task=(estimate,),
+        note=note,
+    )
 
 
 def _union_of_assumptions(parts: Sequence[Bound]) -> tuple[str, ...]:

@@ -16,20 +16,10 @@ from bounds.autodiff import (
     parameter_bytes,
 )
 from bounds.flatness.loss import Loss, loss_and_gradient, pointwise, prepare
-from bounds.flatness.radius import Sharpness, sharpness
 from bounds.jacobian import BATCH_SIZE, example_spans, row_function, score_all, squared_norms
 from bounds.scores import cross_entropy
 from bounds.types import Blocks, Forward, Params, Sample, refuse
 from bounds.validation import check_labels
-
-__all__ = [
-    "GradientNorm",
-    "Sharpness",
-    "gradient_norm",
-    "gradient_second_moment",
-    "kernel_second_moment",
-    "sharpness",
-]
 
 
 def gradient_second_moment(

@@ -12,24 +12,7 @@ from torch import Tensor
 
 from bounds.autodiff import check_displacement, check_inputs, check_params, differentiable
 from bounds.jacobian import BATCH_SIZE, centre, push_forward
-from bounds.ntk.blocks import KernelTrace, example_blocks, trace
-from bounds.ntk.eigenvalues import Drift, Spectrum, drift, gram_drift, gram_spectrum, spectrum
-from bounds.ntk.gram_matrix import gram
 from bounds.types import Forward, Inputs, Params
-
-__all__ = [
-    "Drift",
-    "KernelTrace",
-    "Spectrum",
-    "drift",
-    "example_blocks",
-    "gram",
-    "gram_drift",
-    "gram_spectrum",
-    "quadratic_form",
-    "spectrum",
-    "trace",
-]
 
 
 def quadratic_form(

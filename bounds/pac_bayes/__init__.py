@@ -14,7 +14,14 @@ from bounds.pac_bayes.lemma import (
     lemma1,
     maurer_bound,
 )
-from bounds.pac_bayes.posterior import amplification, optimal_sigma, qsb_constant, round_to_grid, union_price
+from bounds.pac_bayes.posterior import (
+    amplification,
+    log_choices,
+    optimal_sigma,
+    price,
+    qsb_constant,
+    round_to_grid,
+)
 
 __all__ = [
     "CE_FLATNESS",
@@ -33,9 +40,10 @@ __all__ = [
     "kl_inverse",
     "kl_lower_inverse",
     "lemma1",
+    "log_choices",
     "maurer_bound",
     "optimal_sigma",
+    "price",
     "qsb_constant",
     "round_to_grid",
-    "union_price",
 ]

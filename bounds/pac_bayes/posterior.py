@@ -1,7 +1,7 @@
 """Choosing eta and sigma, and the constants they bring: docs/theory.md sections 2 and 5.
 
 Grids are absolute (or relative to theta_0): never relative to a statistic of the training sample. What is
-chosen on them after seeing the data is paid for by ``union_price``.
+chosen on them after seeing the data is paid for by ``price``, with ``log_choices`` = ln G.
 """
 
 from __future__ import annotations
@@ -232,16 +232,6 @@ def optimal_sigma(
         (top / w if check_nonnegative(w, "sigma weight w_b") > 0.0 else math.inf) ** 0.25 if m else 0.0
         for top, w, m in zip(numerators, weights, moving, strict=True)
     )
-
-
-def checked_price(price: float | None, delta: float) -> float:
-    """Return the price in nats, ln(1/delta) for None; refuse one that does not pay for delta."""
-    least = -math.log(check_delta(delta))
-    if price is None:
-        return least
-    if not least - 1e-12 <= price < math.inf:
-        refuse("price", expected=f"nats >= ln(1/delta) = {least:.4g}", got=price, cure="use union_price")
-    return float(price)
 
 
 def uncertified(estimate: Estimate) -> Estimate:

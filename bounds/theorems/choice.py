@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bounds.pac_bayes.divergences import gaussian_kl
-from bounds.pac_bayes.posterior import amplification, checked_grid, optimal_sigma, round_to_grid
+from bounds.pac_bayes import amplification, gaussian_kl, optimal_sigma, round_to_grid
+from bounds.pac_bayes.posterior import checked_grid
 from bounds.types import Estimate, refuse
 from bounds.validation import check_count
 
@@ -57,7 +57,7 @@ def choose_posterior(
         kernel: sample mean of tr K per block.
         moments: the moments, or a function of sigma giving them.
         n: size of the training sample.
-        log_price: ``union_price`` of these very grids.
+        log_price: ``posterior.price`` of these very grids, in nats.
         eta_grid: absolute values; those with eta C >= 2 are passed over.
         sigma_grid: absolute values; a block with d_b = 0 gets sigma 0.
         tied: one sigma for all blocks that move.

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB
-from bounds.pac_bayes.posterior import price
+from bounds.pac_bayes import GRIDS, IID, POINCARE, QSB, price
 from bounds.theorems.experts import AnchorStatistics, amplified, complexities, prices
 from bounds.theorems.terms import COMPLEXITY, FLATNESS, MERGE_RISK, NOISE, TermKind
 from bounds.types import Bound, Estimate, Term, refuse, weighted_sum, worst_status
@@ -67,7 +66,9 @@ def direct_form(
         ),
         FLATNESS.elsewhere("5, direct", "Σα_t B_t E E_Q⟨∇ℓ, Σ∇ℓ⟩").average(flat, weights),
     )
-    return Bound("direct", reading, terms, delta, ASSUMPTIONS, trivial_risk)
+    return Bound(
+        name="direct", reading=reading, terms=terms, delta=delta, assumptions=ASSUMPTIONS, trivial_risk=trivial_risk
+    )
 
 
 def pooled_direct_form(
@@ -129,4 +130,11 @@ def pooled_direct_form(
         pooled(FLATNESS, "A Σα_t (η_t/2) E E_Q⟨∇ℓ, Σ∇ℓ⟩", [t.flatness.scaled(t.eta / 2.0) for _, t in used]),
     )
     assumptions = (*ASSUMPTIONS, "the tasks' samples are independent")
-    return Bound("pooled direct", reading, terms, delta, assumptions, trivial_risk)
+    return Bound(
+        name="pooled direct",
+        reading=reading,
+        terms=terms,
+        delta=delta,
+        assumptions=assumptions,
+        trivial_risk=trivial_risk,
+    )

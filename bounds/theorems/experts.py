@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from bounds.heterogeneity import CrossRisk, heterogeneity
-from bounds.pac_bayes.divergences import gaussian_kl
-from bounds.pac_bayes.posterior import amplification, dependent_sum, price, product, uncertified
+from bounds.pac_bayes import amplification, gaussian_kl, price
+from bounds.pac_bayes.posterior import dependent_sum, product, uncertified
 from bounds.theorems.terms import HETEROGENEITY, MERGE_RISK
 from bounds.theorems.weights import Weights, check_tasks
 from bounds.types import Estimate, Term, refuse

@@ -37,4 +37,11 @@ def theorem1(
         FLATNESS.elsewhere("(4)").average(experts.flatness(), weights.beta),
         experts.heterogeneity(weights),
     )
-    return Bound("Theorem 1", "posterior", terms, delta, (IID, GRIDS, QSB, POINCARE, HELD_OUT), trivial_risk)
+    return Bound(
+        name="Theorem 1",
+        reading="posterior",
+        terms=terms,
+        delta=delta,
+        assumptions=(IID, GRIDS, QSB, POINCARE, HELD_OUT),
+        trivial_risk=trivial_risk,
+    )

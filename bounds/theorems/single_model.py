@@ -126,7 +126,14 @@ def theorem2(
     if reading == "assumed-linear":
         terms = [_assume(term) if KIND_OF[term.name].linear else term for term in terms]
         assumptions = (*assumptions, LINEAR)
-    return Bound(f"Theorem 2, {merge.form}", name, tuple(terms), delta, assumptions, trivial_risk)
+    return Bound(
+        name=f"Theorem 2, {merge.form}",
+        reading=name,
+        terms=tuple(terms),
+        delta=delta,
+        assumptions=assumptions,
+        trivial_risk=trivial_risk,
+    )
 
 
 def _name(reading: ReadAs) -> Reading:

@@ -59,7 +59,14 @@ def theorem3(
         DISTILLATION.elsewhere("(8)", f"M·{step.name}").term(step.total, step.per_task),
     )
     assumptions = ("the cost lies in [0, M]", "p and q are probabilities at temperature 1", "unused data")
-    return Bound("Theorem 3", "risk" if bayes_risk is None else "excess risk", terms, 0.0, assumptions, trivial_risk)
+    return Bound(
+        name="Theorem 3",
+        reading="risk" if bayes_risk is None else "excess risk",
+        terms=terms,
+        delta=0.0,
+        assumptions=assumptions,
+        trivial_risk=trivial_risk,
+    )
 
 
 def check_risks(risks: Sequence[Estimate], ladder: Ladder, what: str) -> None:
@@ -88,4 +95,6 @@ def argmax_error(ladder: Ladder, teacher_error: Sequence[Estimate]) -> Bound:
         TEACHERS_ERROR.average(teacher_error, ladder.alpha),
         DISAGREEMENT.term(ladder.disagreement.total, ladder.disagreement.per_task),
     )
-    return Bound("student's error", "argmax", terms, 0.0, ("unused data",), 1.0)
+    return Bound(
+        name="student's error", reading="argmax", terms=terms, delta=0.0, assumptions=("unused data",), trivial_risk=1.0
+    )

@@ -43,7 +43,14 @@ class TermKind:
 
     def term(self, estimate: Estimate, per_task: Sequence[Estimate] = (), note: str = "") -> Term:
         """Return the term with its value and, where they are known, its values per task or expert."""
-        return Term(self.symbol, self.name, self.equation, estimate, tuple(per_task), note)
+        return Term(
+            symbol=self.symbol,
+            name=self.name,
+            equation=self.equation,
+            estimate=estimate,
+            per_task=tuple(per_task),
+            note=note,
+        )
 
     def average(self, values: Sequence[Estimate], weights: Sequence[float]) -> Term:
         """Return the term sum_j w_j v_j; the experts' samples are independent, so errors add in quadrature."""

@@ -24,7 +24,8 @@ from merging.execution import Autocast, Execution
 from merging.files import check_destination
 from merging.learned import LearnedSettings, init, prepare, update
 from merging.learned.perturbations import PERTURBATIONS
-from merging.task_vectors.storage import Storage, destination
+from merging.task_vectors import Storage
+from merging.task_vectors.storage import destination
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Place = Literal["memory", "mapped"]
@@ -32,7 +33,7 @@ SIZE = 1e-3
 """Standard deviation of the generated task vectors' entries: that of θ_0's is about 2e-2."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One measured kind of step.
 
@@ -199,7 +200,9 @@ class _Experts:
 
 def _task(name: str, forward: Forward, images: Tensor) -> Task:
     one = Sample(images[:1], torch.zeros(1, dtype=torch.int64))
-    return Task(name, forward, [str(c) for c in range(CLASSES)], one, Sample(images), one, one)
+    return Task(
+        name, forward, [str(c) for c in range(CLASSES)], train=one, calibration=Sample(images), validation=one, test=one
+    )
 
 
 def _case(experts: _Experts, model: str, perturbation: str, repeats: int, with_floor: bool) -> Case:

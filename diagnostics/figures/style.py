@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bounds.theorems import KINDS
-from diagnostics.figures.svg import FAINT, INK, PAPER, Drawing, element
+from diagnostics.figures.svg import FAINT, INK, Drawing, element
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",
@@ -98,17 +98,3 @@ def as_images(draw: Callable[[], Figure], name: str) -> Drawing:
         figure.set_layout_engine("none")  # the layout is there already
         figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return Drawing(element(vector.getvalue(), name), base64.b64encode(pixels.getvalue()).decode())
-
-
-__all__ = [
-    "FAINT",
-    "INK",
-    "PAPER",
-    "READING_STYLES",
-    "TERM_STYLES",
-    "as_images",
-    "legend_below",
-    "new_figure",
-    "short",
-    "task_axis",
-]

@@ -36,12 +36,12 @@ def compute(workspace: Workspace, subject: Subject) -> Accuracy:
         models = {"pretrained": teacher["pretrained"], "expert": teacher["expert"], "merged": merged["test"]}
         rows.append(
             TaskRow(
-                name,
-                teacher["classes"],
-                teacher["sizes"]["train"],
-                len(labels),
-                {model: accuracy(scores, labels) for model, scores in models.items()},
-                {model: cross_entropy(scores, labels) for model, scores in models.items()},
+                name=name,
+                classes=teacher["classes"],
+                train_examples=teacher["sizes"]["train"],
+                test_examples=len(labels),
+                accuracy={model: accuracy(scores, labels) for model, scores in models.items()},
+                cross_entropy={model: cross_entropy(scores, labels) for model, scores in models.items()},
             )
         )
         risks.append(Estimate.of_mean(losses(merged["test"], labels)))

@@ -12,6 +12,7 @@ from rich.table import Table
 from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
 from bounds.types import Bound, Estimate, Status
 from diagnostics.figures.numbers import shown
+from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.sections.accuracy import Accuracy
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.statements import Assumption
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TermRow:
     """One summand of a bound; ``share`` is its value over the sum of all absolute values."""
 
@@ -36,7 +37,7 @@ class TermRow:
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadingRow:
     """One reading of the bound: its value (nats), the status of its worst term, its terms."""
 
@@ -51,7 +52,7 @@ class ReadingRow:
     terms: tuple[TermRow, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpertRow:
     """One expert in one reading: posterior (η, σ per block, KL in nats), own risk, κ̂ per block, C, E‖∇_b ℓ‖²."""
 
@@ -67,7 +68,7 @@ class ExpertRow:
     kl: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoundSection:
     """Bound (5), and (5) + (7), at θ_m. ``vertices`` are the c_j of section 5 (linearised, without the gain)."""
 
@@ -103,25 +104,44 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
 def reading_row(bound: Bound) -> ReadingRow:
     """Return a bound as the report keeps it."""
     terms = tuple(
-        TermRow(t.symbol, t.name, t.equation, t.estimate, t.per_task, t.note, bound.shares[t.symbol])
+        TermRow(
+            symbol=t.symbol,
+            name=t.name,
+            equation=t.equation,
+            estimate=t.estimate,
+            per_task=t.per_task,
+            note=t.note,
+            share=bound.shares[t.symbol],
+        )
         for t in bound.terms
     )
     return ReadingRow(
-        bound.name,
-        bound.reading,
-        bound.value,
-        bound.stderr,
-        bound.status,
-        bound.vacuous,
-        bound.delta,
-        bound.assumptions,
-        terms,
+        name=bound.name,
+        reading=bound.reading,
+        value=bound.value,
+        stderr=bound.stderr,
+        status=bound.status,
+        vacuous=bound.vacuous,
+        delta=bound.delta,
+        assumptions=bound.assumptions,
+        terms=terms,
     )
 
 
 def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[ExpertRow, ...]:
     return tuple(
-        ExpertRow(s.own_risk, s.n, distance, s.displacement_sq, s.kernel, s.gradient, s.sigma, s.eta, s.qsb, s.kl)
+        ExpertRow(
+            own_risk=s.own_risk,
+            n=s.n,
+            distance=distance,
+            displacement_sq=s.displacement_sq,
+            kernel=s.kernel,
+            gradient=s.gradient,
+            sigma=s.sigma,
+            eta=s.eta,
+            qsb=s.qsb,
+            kl=s.kl,
+        )
         for s, distance in zip(side.statistics, distances, strict=True)
     )
 
@@ -162,20 +182,20 @@ def figure(view: View, part: BoundSection) -> Figure:
             sign = 1 if value >= 0 else -1
             colour, hatch = style.TERM_STYLES[term.name]
             axes.barh(
-                row, value, left=ends[sign], height=0.55, color=colour, hatch=hatch, edgecolor=style.PAPER,
+                row, value, left=ends[sign], height=0.55, color=colour, hatch=hatch, edgecolor=PAPER,
                 linewidth=0.5, label=None if term.name in labelled else term.name,
             )  # fmt: skip
             labelled.add(term.name)
             ends[sign] += value
-        axes.plot([reading.value] * 2, [row - 0.36, row + 0.36], color=style.INK, linewidth=2)
+        axes.plot([reading.value] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
         state = "vacuous" if reading.vacuous else "not vacuous"
         axes.text(ends[1], row, f"  {reading.value:.2f}\n  {state}", va="center", fontsize=8)
     if accuracy := view.part(Accuracy):
         risk = accuracy.risk.value
-        axes.axvline(risk, color=style.INK, linestyle=":", linewidth=1.3, label=f"measured risk {risk:.2f}")
+        axes.axvline(risk, color=INK, linestyle=":", linewidth=1.3, label=f"measured risk {risk:.2f}")
     trivial = part.trivial_risk
-    axes.axvline(trivial, color=style.FAINT, linestyle="--", linewidth=1.3, label=f"knowing nothing {trivial:.2f}")
-    axes.axvline(0, color=style.FAINT, linewidth=0.6)
+    axes.axvline(trivial, color=FAINT, linestyle="--", linewidth=1.3, label=f"knowing nothing {trivial:.2f}")
+    axes.axvline(0, color=FAINT, linewidth=0.6)
     axes.set_yticks(range(len(readings)), [r.reading for r in readings])
     axes.set_ylim(-0.5, len(readings) - 0.5)
     left, right = axes.get_xlim()

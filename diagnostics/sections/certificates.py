@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bounds.certificates import Count, disagreement, mixture, pooled
-from bounds.types import Bound
+from bounds.types import Bound, Term
+from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.gibbs import OWN_PRIOR, GibbsRow, certify, obstacle
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """One statement: with probability 1 - ``delta`` the 0-1 error of ``about`` is at most ``value``.
 
@@ -48,7 +49,7 @@ class Certificate:
     assumptions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskCertificate:
     """One task's share of (12): certified at δ/T, so that all hold together; ``beyond``: the test error is larger."""
 
@@ -61,7 +62,7 @@ class TaskCertificate:
     beyond: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CertificateSection:
     """All certificates of one merge; ``use`` says what the merge did with the validation labels.
 
@@ -104,12 +105,8 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         observed = sum(a * w / m for a, w, m in zip(workspace.alpha, wrong, sizes, strict=True))
         test = sum(a * e for a, e in zip(workspace.alpha, errors, strict=True))
         rows.append(_row("(9), (12)", "held-out, α-weighted, δ/T each", "θ_m", observed, mixed, n, test))
-        tasks = tuple(
-            TaskCertificate(
-                name, w / m, term.per_task[0].value, m, e, len(t["test_labels"]), e > term.per_task[0].value
-            )
-            for name, w, m, term, e, t in zip(workspace.names, wrong, sizes, mixed.terms, errors, teachers, strict=True)
-        )
+        seen = zip(workspace.names, counts, mixed.terms, errors, [len(t["test_labels"]) for t in teachers], strict=True)
+        tasks = tuple(_task(*each) for each in seen)
         apart = [
             Count(int((m["validation"].argmax(1) != t["validation"].argmax(1)).sum()), size)
             for m, t, size in zip(merged, teachers, sizes, strict=True)
@@ -122,13 +119,49 @@ def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
         rate = sum(a * (d.errors + e.errors) / d.n for a, d, e in zip(workspace.alpha, apart, taught, strict=True))
         rows.append(_row("(11)", "teachers' error + disagreement", "θ_m", rate, free, n, test))
     gibbs = certify(workspace, subject, unseen=looks == 1)
-    for g in gibbs:
-        about = f"N(λ̂, {g.scale:g}² I)"
-        name = f"coefficients, prior at {g.prior}, pooled"
-        rows.append(Certificate("(10), (12)", name, about, g.observed, g.value, n, g.delta, pooled_test, g.assumptions))
+    rows += [_gibbs(g, n, pooled_test) for g in gibbs]
     gap = min((g.value for g in gibbs), default=math.nan) - pooled_test if gibbs else None
     missing = _missing(obstacle(workspace, subject), looks, use)
-    return CertificateSection(use, models, n, pooled_test, tuple(rows), tasks, gibbs, gap, missing)
+    return CertificateSection(
+        use=use,
+        models_looked_at=models,
+        n=n,
+        test_error=pooled_test,
+        rows=tuple(rows),
+        tasks=tasks,
+        gibbs=gibbs,
+        gap_to_test=gap,
+        missing=missing,
+    )
+
+
+def _task(name: str, count: Count, term: Term, test: float, test_examples: int) -> TaskCertificate:
+    """Return a task's own certificate out of its term of the mixture, beside its error on the test split."""
+    value = term.per_task[0].value
+    return TaskCertificate(
+        task=name,
+        observed=count.errors / count.n,
+        value=value,
+        n=count.n,
+        test_error=test,
+        test_examples=test_examples,
+        beyond=test > value,
+    )
+
+
+def _gibbs(row: GibbsRow, n: int, test: float) -> Certificate:
+    """Return a coefficient-space statement as a row of the table, which counts for N(λ̂, s² I)."""
+    return Certificate(
+        equation="(10), (12)",
+        name=f"coefficients, prior at {row.prior}, pooled",
+        about=f"N(λ̂, {row.scale:g}² I)",
+        observed=row.observed,
+        value=row.value,
+        n=n,
+        delta=row.delta,
+        test_error=test,
+        assumptions=row.assumptions,
+    )
 
 
 def _missing(obstacle: str, looks: int | None, use: str) -> dict[str, str]:
@@ -144,7 +177,17 @@ def _missing(obstacle: str, looks: int | None, use: str) -> dict[str, str]:
 
 
 def _row(equation: str, name: str, about: str, observed: float, bound: Bound, n: int, test: float) -> Certificate:
-    return Certificate(equation, name, about, observed, min(1.0, bound.value), n, bound.delta, test, bound.assumptions)
+    return Certificate(
+        equation=equation,
+        name=name,
+        about=about,
+        observed=observed,
+        value=min(1.0, bound.value),
+        n=n,
+        delta=bound.delta,
+        test_error=test,
+        assumptions=bound.assumptions,
+    )
 
 
 def validation_use(subject: Subject) -> tuple[int | None, str]:
@@ -186,11 +229,11 @@ def figure(view: View, part: CertificateSection) -> Figure:
     figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
     axes = figure.subplots()
     for row, (_, observed, value, test) in enumerate(entries):
-        axes.plot([100 * observed, 100 * value], [row, row], color=style.FAINT, linewidth=1.2, zorder=1)
+        axes.plot([100 * observed, 100 * value], [row, row], color=FAINT, linewidth=1.2, zorder=1)
         for x, colour, marker, label in (
             (observed, style.BLUE, "o", "observed on validation (teachers + disagreement for (11))"),
             (value, style.VERMILION, "|", "certified, at most"),
-            (test, style.INK, "x", "test error"),
+            (test, INK, "x", "test error"),
         ):
             size = 11 if marker == "|" else 5
             axes.plot(
@@ -198,7 +241,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
                 label=None if row else label,
             )  # fmt: skip
     if part.tasks:
-        axes.axhline(len(part.rows) - 0.5, color=style.FAINT, linewidth=0.6)
+        axes.axhline(len(part.rows) - 0.5, color=FAINT, linewidth=0.6)
     axes.set_yticks(range(len(entries)), [e[0] for e in entries])
     axes.invert_yaxis()
     axes.set_xlim(0, None)

@@ -36,7 +36,7 @@ class Ranking:
     kendall_tau: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Differences to the first merge (``reference``) and rankings; ``resamples`` bootstrap draws of whole examples."""
 
@@ -72,7 +72,13 @@ def compute(workspace: Workspace) -> Comparison:
     rankings = tuple(
         Ranking(q, _order(labels, values[q]), rank_agreement(values[q], risks)) for q in values if q.startswith("bound")
     )
-    return Comparison(labels[0], settings.resamples, tuple(differences), _order(labels, risks), rankings)
+    return Comparison(
+        reference=labels[0],
+        resamples=settings.resamples,
+        differences=tuple(differences),
+        test_order=_order(labels, risks),
+        rankings=rankings,
+    )
 
 
 RISK, ERROR = "test cross-entropy (nats)", "test 0-1 error"

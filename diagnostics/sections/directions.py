@@ -18,7 +18,7 @@ from merging.task_vectors import merged
 Mode = Literal["weights", "coefficients"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Direction:
     """A path to sweep: its name, kind, displacement d and grid of s; ``key`` identifies d in the cache.
 
@@ -55,7 +55,13 @@ def merge_direction(workspace: Workspace, subject: Subject, grid: Sequence[float
         InputError: mode ``coefficients`` for a merge that has none.
     """
     if mode == "weights":
-        return Direction(subject.label, "merge", workspace.displacement(subject), subject.key, tuple(grid))
+        return Direction(
+            name=subject.label,
+            kind="merge",
+            displacement=workspace.displacement(subject),
+            key=subject.key,
+            grid=tuple(grid),
+        )
     lam = subject.artifact.coefficients
     if lam is None:
         refuse(
@@ -66,13 +72,26 @@ def merge_direction(workspace: Workspace, subject: Subject, grid: Sequence[float
         )
     theta = merged(workspace.vectors, lam.to(workspace.device), subject.artifact.blocks)
     displacement = subtract(theta, workspace.vectors.base)
-    return Direction(f"s·λ of {subject.label}", "merge", displacement, digest("λ", subject.key), tuple(grid))
+    return Direction(
+        name=f"s·λ of {subject.label}",
+        kind="merge",
+        displacement=displacement,
+        key=digest("λ", subject.key),
+        grid=tuple(grid),
+    )
 
 
 def expert_direction(workspace: Workspace, index: int, grid: Sequence[float]) -> Direction:
     """θ_0 → expert."""
     name = f"expert {workspace.names[index]}"
-    return Direction(name, "expert", workspace.vectors.deltas[index], digest("expert", index), tuple(grid), index)
+    return Direction(
+        name=name,
+        kind="expert",
+        displacement=workspace.vectors.deltas[index],
+        key=digest("expert", index),
+        grid=tuple(grid),
+        expert=index,
+    )
 
 
 def random_direction(workspace: Workspace, subject: Subject, index: int, grid: Sequence[float]) -> Direction:
@@ -86,5 +105,9 @@ def random_direction(workspace: Workspace, subject: Subject, index: int, grid: S
         drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype)
         random[name] = (drawn * (length**0.5 / float(drawn.norm()))).to(like.device)
     return Direction(
-        f"random direction {index + 1}", "random", random, digest("random", seed, subject.key), tuple(grid)
+        name=f"random direction {index + 1}",
+        kind="random",
+        displacement=random,
+        key=digest("random", seed, subject.key),
+        grid=tuple(grid),
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from bounds.distillation import Rung, ladder
 from bounds.types import Estimate
 from diagnostics.figures.numbers import shown
+from diagnostics.figures.svg import INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
@@ -28,7 +29,7 @@ class RungRow:
     total: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillationSection:
     """Upper bounds on what the merge adds to its teachers' 0-1 risk, tightest first, then KL and disagreement."""
 
@@ -49,12 +50,12 @@ def compute(workspace: Workspace, subject: Subject) -> DistillationSection:
         surrogate_temperature=subject.artifact.settings.get("temperature", 1.0),
     )
     return DistillationSection(
-        result.cost_bound,
-        result.surrogate_temperature,
-        tuple(_row(r) for r in result.rungs),
-        _row(result.divergence),
-        _row(result.disagreement),
-        _row(result.surrogate),
+        cost_bound=result.cost_bound,
+        surrogate_temperature=result.surrogate_temperature,
+        rungs=tuple(_row(r) for r in result.rungs),
+        divergence=_row(result.divergence),
+        disagreement=_row(result.disagreement),
+        surrogate=_row(result.surrogate),
     )
 
 
@@ -84,7 +85,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
     axes = figure.subplots()
     rungs: dict[str, Any] = {r.name: r for r in (*part.rungs, part.disagreement)}
     styles = {
-        "disagreement": (style.INK, "x"),
+        "disagreement": (INK, "x"),
         "total variation": (style.BLUE, "o"),
         "Pinsker": (style.ORANGE, "s"),
         "Bretagnolle-Huber": (style.GREEN, "^"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import ntk
 from bounds.types import Params
+from diagnostics.figures.svg import FAINT
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.work.pieces import Pieces
@@ -29,7 +30,7 @@ class KernelTask:
     relative_change: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelSection:
     """``trace`` [task][block]: mean tr K_b over ``trace_examples`` of S_t; Gram matrices of ``gram_examples`` each."""
 
@@ -49,11 +50,11 @@ def compute(workspace: Workspace, subject: Subject) -> KernelSection:
     )
     traces = [world.train_trace for world in workspace.experts.worlds]
     return KernelSection(
-        tuple(workspace.blocks),
-        tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),
-        min(len(trace) for trace in traces),
-        min(len(part["gram"]) for part in before),
-        tuple(_task(b["gram"], a["gram"]) for b, a in zip(before, after, strict=True)),
+        blocks=tuple(workspace.blocks),
+        trace=tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),
+        trace_examples=min(len(trace) for trace in traces),
+        gram_examples=min(len(part["gram"]) for part in before),
+        tasks=tuple(_task(b["gram"], a["gram"]) for b, a in zip(before, after, strict=True)),
     )
 
 
@@ -111,7 +112,7 @@ def _draw_traces(axes: Any, view: View, part: KernelSection) -> None:
     for block, values in enumerate(trace):
         colour = colours[round(block * (len(colours) - 1) / max(1, len(trace) - 1))]
         label = style.short(part.blocks[block])
-        axes.bar(range(len(left)), values, bottom=left, color=colour, edgecolor=style.FAINT, linewidth=0.4, label=label)
+        axes.bar(range(len(left)), values, bottom=left, color=colour, edgecolor=FAINT, linewidth=0.4, label=label)
         left = left + values
     axes.set_ylabel(f"mean tr K_b at θ_0\n(scores²/weight²), n = {part.trace_examples}")
     axes.legend(fontsize=7, frameon=False, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))

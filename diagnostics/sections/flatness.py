@@ -16,6 +16,7 @@ from bounds.flatness.loss import loss_and_gradient, prepare
 from bounds.jacobian import BATCH_SIZE
 from bounds.scores import cross_entropy
 from bounds.types import Forward, Params, Sample
+from diagnostics.figures.svg import FAINT
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.entk import KernelSection
 from diagnostics.subject import Subject
@@ -30,7 +31,7 @@ LANCZOS_TOLERANCE = 0.02
 """Relative tolerance of the eigenvalues."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlatnessSection:
     """Gradient norms of L̂_α per block and whole; per task the increase of its own loss (nats) at radius ρ.
 
@@ -86,15 +87,15 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     squares = squared_norms(gradient, workspace.blocks)
     hessian = torch.stack([a * part["hessian"] for a, part in zip(workspace.alpha, bent, strict=True)]).sum(dim=0)
     return FlatnessSection(
-        min(settings.held_out, *(part["n"] for part in parts)),
-        min(settings.hessian, *(part["n"] for part in curved)),
-        settings.rho,
-        sum(squares.values()) ** 0.5,
-        {block: square**0.5 for block, square in squares.items()},
-        tuple(part["weights"] for part in parts),
-        tuple(part["coefficients"] for part in parts),
-        tuple(part["top"] for part in curved),
-        tuple(torch.linalg.eigvalsh(hessian).flip(0).tolist()),
+        examples=min(settings.held_out, *(part["n"] for part in parts)),
+        hessian_examples=min(settings.hessian, *(part["n"] for part in curved)),
+        rho=settings.rho,
+        gradient_norm=sum(squares.values()) ** 0.5,
+        gradient_per_block={block: square**0.5 for block, square in squares.items()},
+        sharpness_weights=tuple(part["weights"] for part in parts),
+        sharpness_coefficients=tuple(part["coefficients"] for part in parts),
+        top_eigenvalues=tuple(part["top"] for part in curved),
+        coefficient_eigenvalues=tuple(torch.linalg.eigvalsh(hessian).flip(0).tolist()),
     )
 
 
@@ -149,7 +150,7 @@ def figure(view: View, part: FlatnessSection) -> Figure:
     at = np.arange(len(view.tasks))
     middle.plot(at - 0.08, part.sharpness_weights, "o", color=style.VERMILION, label="in weights")
     middle.plot(at + 0.08, part.sharpness_coefficients, "s", color=style.GREEN, label="in coefficients")
-    middle.axhline(0, color=style.FAINT, linewidth=0.6)
+    middle.axhline(0, color=FAINT, linewidth=0.6)
     middle.set_ylabel(f"increase at ρ = {part.rho:g}\n(nats), n = {part.examples}")
     middle.legend(fontsize=8, frameon=False)
     bottom.plot(at, part.top_eigenvalues, "D", color=style.ORANGE)

@@ -42,7 +42,7 @@ DRAWS_SHARE = 0.1
 """Share of a statement's δ that pays for the step from draws to their mean."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GibbsRow:
     """(10) for one prior: s, KL (nats), the mean error of m draws, what the draws and PAC-Bayes add, the total.
 

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from bounds import ntk
 from bounds.flatness import sharpness
-from bounds.theorems.single_model import READINGS
+from bounds.theorems import READINGS
 from bounds.types import Params
+from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.bound import BoundSection
 from diagnostics.sections.directions import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepPath:
     """One path; ``kind`` is merge, expert or random; ``norm`` = ‖d‖, the distance at s = 1.
 
@@ -51,7 +52,7 @@ class SweepPath:
     points: tuple[SweepPoint, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepSection:
     """The merge's path first, then the controls; ``examples`` held-out examples per task behind every number.
 
@@ -130,15 +131,17 @@ def sweep(
     at = dict(zip(jobs, [from_plain(SweepPoint, dict(piece)) for piece in found], strict=True))
     points = iter([at[job] for job in wanted])
     settings, tasks = workspace.settings, workspace.suite.tasks
-    results = []
-    for direction in directions:
-        own = tuple(next(points) for _ in direction.grid)
-        radius = ntk_radius([p.distance for p in own], [p.residual for p in own], settings.tolerance)
+    tolerance, results = settings.tolerance, []
+    for d in directions:
+        own = tuple(next(points) for _ in d.grid)
+        radius = ntk_radius([p.distance for p in own], [p.residual for p in own], tolerance)
+        size = norm(d.displacement)
         results.append(
-            SweepPath(direction.name, direction.kind, norm(direction.displacement), settings.tolerance, radius, own)
+            SweepPath(name=d.name, kind=d.kind, norm=size, tolerance=tolerance, ntk_radius=radius, points=own)
         )
     examples = min(settings.held_out, *(len(task.test) for task in tasks))
-    return SweepSection(mode, examples, min(settings.gram, examples), settings.rho, tuple(results))
+    grams = min(settings.gram, examples)
+    return SweepSection(mode=mode, examples=examples, gram_examples=grams, rho=settings.rho, paths=tuple(results))
 
 
 def _at_base(workspace: Workspace) -> list[Mapping[str, Any]]:
@@ -224,13 +227,13 @@ def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> 
     distance = [p.distance for p in path.points]
     _draw_risks(axes, section, path, trivial)
     below.plot(distance, [p.residual for p in path.points], color=style.PURPLE, marker="o", markersize=3.5)
-    below.axhline(path.tolerance, color=style.FAINT, linestyle="--", linewidth=1)
+    below.axhline(path.tolerance, color=FAINT, linestyle="--", linewidth=1)
     below.set_ylabel("residual\n(ratio)")
     below.set_ylim(0, None)
     for name, panel in zip(local, more, strict=True):
         (_draw_drift if name == "rotation" else _draw_sharpness)(panel, section, path)
     for panel in (axes, below, *more):
-        panel.axvline(path.norm, color=style.INK, linestyle=":", linewidth=1)
+        panel.axvline(path.norm, color=INK, linestyle=":", linewidth=1)
         if path.ntk_radius is not None:
             panel.axvspan(0, path.ntk_radius, color=style.SKY, alpha=0.2, linewidth=0)
     [axes, below, *more][-1].set_xlabel(
@@ -254,7 +257,7 @@ def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: floa
             distance, values, color=colour, marker=marker, markersize=4, linestyle=line, label=f"bound, {reading}"
         )
     axes.errorbar(
-        distance, [p.risk.value for p in path.points], yerr=[2 * p.risk.stderr for p in path.points], color=style.INK,
+        distance, [p.risk.value for p in path.points], yerr=[2 * p.risk.stderr for p in path.points], color=INK,
         marker="D", markersize=3.5, capsize=2, label="measured risk (± 2 s.e.)",
     )  # fmt: skip
     linear = [p.linear_risk.value for p in path.points]
@@ -263,7 +266,7 @@ def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: floa
         distance, [p.transfer.value for p in path.points], color=style.GREEN, marker="x", label="transfer error ε⁺"
     )
     if trivial is not None:
-        axes.axhline(trivial, color=style.FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
+        axes.axhline(trivial, color=FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
     positive = [v for p in path.points for v in (*p.bounds.values(), p.risk.value) if v > 0]
     if positive and max(positive) > 20 * min(positive):
         axes.set_yscale("log")
@@ -291,7 +294,7 @@ def _draw_sharpness(axes: Any, section: SweepSection, path: SweepPath) -> None:
 
     values = [p.sharpness for p in path.points]
     axes.plot([p.distance for p in path.points], values, color=style.ORANGE, marker="s", markersize=3.5)
-    axes.axhline(0, color=style.FAINT, linewidth=0.6)
+    axes.axhline(0, color=FAINT, linewidth=0.6)
     axes.set_ylabel(f"sharpness (nats)\nρ = {section.rho:g}, n = {section.examples}")
 
 
@@ -302,7 +305,7 @@ def controls(view: View, part: SweepSection) -> Figure:
     towards_colours = {
         "merge": (style.VERMILION, "the merge"),
         "expert": (style.BLUE, "an expert"),
-        "random": (style.FAINT, "a random direction"),
+        "random": (FAINT, "a random direction"),
     }
     figure = style.new_figure(4.8)
     axes, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1]})
@@ -325,7 +328,7 @@ def controls(view: View, part: SweepSection) -> Figure:
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_ylabel(f"cross-entropy (nats)\nn = {part.examples} per task")
-    below.axhline(view.settings.tolerance, color=style.FAINT, linestyle="--", linewidth=1)
+    below.axhline(view.settings.tolerance, color=FAINT, linestyle="--", linewidth=1)
     below.set_ylabel("residual (ratio)")
     below.set_ylim(0, None)
     below.set_xlabel("distance ‖θ(s) − θ_0‖ (Euclidean, weights); dashed: tolerance of the residual")
@@ -342,5 +345,3 @@ SECTION = Section(
     figures={"sweep": Drawn(figure), "controls": Drawn(controls)},
     sentence=sentence,
 )
-
-__all__ = ["Local", "SweepSection", "expert_direction", "merge_direction", "random_direction", "sweep"]

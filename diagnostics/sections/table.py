@@ -27,5 +27,3 @@ SECTIONS: Mapping[str, Section[Any]] = {
     "certificates": certificates.SECTION,
     "sweep": sweep.SECTION,
 }
-
-__all__ = ["SECTIONS", "Section"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from diagnostics.study.single import divergence_part, in_chunks, term
 from diagnostics.study.world import Draws, OneHotLogistic, regularised_mean, sample_counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ManyTasks:
     """Three tasks: label probabilities 1 - p or p per cell, flipped in tasks 2, 3 at rate ``flip``."""
 
@@ -81,13 +81,15 @@ def theorem_rows(generator: np.random.Generator, draws: int) -> list[Row]:
     """(4) and (5) as stated and without their parts."""
     even, first = (1 / 3, 1 / 3, 1 / 3), (1.0, 0.0, 0.0)
     moved = ("no H_Q", "no consensus gap", "Bregman gain twice")
+    near = ManyTasks(scale=3, eta=0.1, cells=20, size=20000, strength=1.0, flip=0.3, label=0.9, beta=even)
+    far = replace(near, scale=0.3, eta=0.05, flip=0.5, beta=first, merge="theta_1")
     shapes: list[tuple[ManyTasks, tuple[str, ...]]] = [
-        (ManyTasks(3, 0.1, 20, 20000, 1.0, 0.3, 0.9, even), ("no H_Q",)),
-        (ManyTasks(0.3, 0.05, 20, 20000, 1.0, 0.5, 0.9, first, "theta_1"), ("no H_Q",)),
-        (ManyTasks(0.3, 0.05, 20, 20000, 1.0, 0.5, 0.9, first, "3 tau_1"), moved[:2]),
-        (ManyTasks(0.3, 0.05, 20, 20000, 1.0, 0.5, 0.9, first, "-tau_1"), moved),
-        (ManyTasks(3, 0.1, 20, 20000, 1.0, 0.3, 0.9, even, "1.3 theta_beta"), ()),
-        (ManyTasks(0.3, 0.05, 2000, 5000, 0.002, 0.5, 0.5, first, "theta_1"), ("KL = 0", "no complexity")),
+        (near, ("no H_Q",)),
+        (far, ("no H_Q",)),
+        (replace(far, merge="3 tau_1"), moved[:2]),
+        (replace(far, merge="-tau_1"), moved),
+        (replace(near, merge="1.3 theta_beta"), ()),
+        (replace(far, cells=2000, size=5000, strength=0.002, label=0.5), ("KL = 0", "no complexity")),
     ]
     rows: list[Row] = []
     for setting, mutants in shapes:

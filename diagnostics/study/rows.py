@@ -19,7 +19,7 @@ NORMAL_QUANTILE = 1.6448536269514722
 Kind = Literal["statement", "mutant"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table.
 
@@ -50,7 +50,17 @@ def violation_row(
     """Return the row of a bound's violations [D] (booleans), with Clopper-Pearson limits."""
     draws, count = len(violated), int(violated.sum())
     lower, upper = rate_limits(count, draws)
-    return Row(claim, variant, setting, kind, draws, count / draws, lower, upper, delta)
+    return Row(
+        claim=claim,
+        variant=variant,
+        setting=setting,
+        kind=kind,
+        draws=draws,
+        rate=count / draws,
+        lower=lower,
+        upper=upper,
+        limit=delta,
+    )
 
 
 def rate_limits(count: int, draws: int) -> tuple[float, float]:
@@ -64,7 +74,17 @@ def mean_row(claim: str, variant: str, setting: str, kind: Kind, values: np.ndar
     """Return the row of e-values [D], whose mean must not exceed 1."""
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     margin = NORMAL_QUANTILE * error
-    return Row(claim, variant, setting, kind, len(values), mean, mean - margin, mean + margin, 1.0)
+    return Row(
+        claim=claim,
+        variant=variant,
+        setting=setting,
+        kind=kind,
+        draws=len(values),
+        rate=mean,
+        lower=mean - margin,
+        upper=mean + margin,
+        limit=1.0,
+    )
 
 
 COLUMNS = ("claim", "variant", "setting", "kind", "draws", "rate", "lower", "upper", "limit", "passed")

@@ -37,7 +37,7 @@ def term(bound: Bound, name: str) -> float:
     return sum(t.estimate.value for t in bound.terms if name in t.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OneTask:
     """Even labels; the posterior minimises L^ + strength KL/(eta n), or is the adversary (strength None)."""
 
@@ -82,11 +82,11 @@ def divergence_part(kl: float, price: float) -> float:
 def flatness_rows(generator: np.random.Generator, draws: int) -> list[Row]:
     """(2) as stated and without its parts."""
     shapes: list[tuple[OneTask, tuple[str, ...]]] = [
-        (OneTask(10, 0.03, 2000, 2000, 1.0), ("no Poincaré term",)),
-        (OneTask(10, 0.05, 2000, 2000, 1.0), ("no Poincaré term",)),
-        (OneTask(10, 0.03, 2000, 2000, 0.05), ("KL = 0", "no complexity")),
-        (OneTask(3, 0.1, 2000, 2000, None, 0.25), ("KL/4",)),
-        (OneTask(3, 0.1, 2000, 2000, None), ()),
+        (OneTask(scale=10, eta=0.03, cells=2000, size=2000, strength=1.0), ("no Poincaré term",)),
+        (OneTask(scale=10, eta=0.05, cells=2000, size=2000, strength=1.0), ("no Poincaré term",)),
+        (OneTask(scale=10, eta=0.03, cells=2000, size=2000, strength=0.05), ("KL = 0", "no complexity")),
+        (OneTask(scale=3, eta=0.1, cells=2000, size=2000, strength=None, adversary_factor=0.25), ("KL/4",)),
+        (OneTask(scale=3, eta=0.1, cells=2000, size=2000, strength=None), ()),
     ]
     rows: list[Row] = []
     for setting, mutants in shapes:

@@ -29,7 +29,7 @@ def cross_entropy(margin: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, -margin)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Draws:
     """What one task's posterior gives on each of D samples, all [D]: exact but for the table's interpolation.
 

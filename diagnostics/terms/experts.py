@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.heterogeneity import cross_risk
-from bounds.pac_bayes import qsb_constant
-from bounds.pac_bayes.posterior import log_choices, price
+from bounds.pac_bayes import log_choices, price, qsb_constant
 from bounds.theorems import AnchorStatistics, Experts, Moments, choose_posterior
 from bounds.types import Blocks, Estimate, refuse
 from diagnostics.settings import ETA_GRID, GAMMA, SIGMA_GRID, Settings

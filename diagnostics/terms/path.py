@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bounds.theorems import READINGS, AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
+from bounds.theorems import AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
 from bounds.types import Bound, Estimate, Params
 from diagnostics.terms import experts as expert_side
 from diagnostics.terms import linear as linear_world
@@ -146,6 +146,3 @@ def ntk_radius(
         if r0 < tolerance <= r1:
             return d0 + (d1 - d0) * (tolerance - r0) / (r1 - r0)
     return None
-
-
-__all__ = ["READINGS", "RESIDUAL_TOLERANCE", "ExpertSide", "Path", "SweepPoint", "ntk_radius"]

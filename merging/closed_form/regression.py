@@ -132,33 +132,33 @@ def _regmean_plus_plus(
             equation.add(axis, product, tv.stacked[name][index])
         vector[name] = equation.solve().to(vector[name].dtype)
         merged[name] = tv.base[name] + vector[name]
-    return _with_count(Merge(merged), order)
+    return _with_count(Merge(params=merged), order)
 
 
 def _with_count(merge: Merge, weights: Iterable[str]) -> Merge:
-    return Merge(merge.params, history={"linear_weights": [float(len(list(weights)))]})
+    return Merge(params=merge.params, history={"linear_weights": [float(len(list(weights)))]})
 
 
 ROWS: Mapping[str, Method] = {
     "fisher": Method(
-        _fisher,
-        FisherSettings,
-        "Matena and Raffel 2022, arXiv 2111.09832",
-        CALIBRATION,
-        "k examples x C classes backward passes per task; k with labels=sampled",
+        build=_fisher,
+        settings=FisherSettings,
+        paper="Matena and Raffel 2022, arXiv 2111.09832",
+        needs=CALIBRATION,
+        cost="k examples x C classes backward passes per task; k with labels=sampled",
     ),
     "regmean": Method(
-        _regmean,
-        RegressionSettings,
-        "RegMean, Jin et al. 2023, arXiv 2212.09849",
-        CALIBRATION,
-        "k forward passes per task, one linear solve per linear weight",
+        build=_regmean,
+        settings=RegressionSettings,
+        paper="RegMean, Jin et al. 2023, arXiv 2212.09849",
+        needs=CALIBRATION,
+        cost="k forward passes per task, one linear solve per linear weight",
     ),
     "regmean_plus_plus": Method(
-        _regmean_plus_plus,
-        RegressionSettings,
-        "RegMean++, Nguyen et al. 2025, arXiv 2508.03121",
-        CALIBRATION,
-        "k forward passes per task and linear weight, one linear solve each",
+        build=_regmean_plus_plus,
+        settings=RegressionSettings,
+        paper="RegMean++, Nguyen et al. 2025, arXiv 2508.03121",
+        needs=CALIBRATION,
+        cost="k forward passes per task and linear weight, one linear solve each",
     ),
 }

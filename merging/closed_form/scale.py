@@ -145,7 +145,7 @@ def scaled(
     """
     base = {name: value.to(task_vectors.dtype) for name, value in task_vectors.base.items()}
     if scale is not None:
-        return Merge(_add(base, vector, scale, vector))
+        return Merge(params=_add(base, vector, scale, vector))
     started, room = time.perf_counter(), {name: torch.empty_like(value) for name, value in vector.items()}
     best, values = best_scale(tasks, lambda s: _add(base, vector, s, room), grid, progress)
     history = {
@@ -154,7 +154,7 @@ def scaled(
         "chosen_scale": [best],
         SEARCH_SECONDS: [time.perf_counter() - started],
     }
-    return Merge(_add(base, vector, best, vector), history=history, candidates=len(grid))
+    return Merge(params=_add(base, vector, best, vector), history=history, candidates=len(grid))
 
 
 def _add(base: Params, vector: Params, scale: float, out: dict[str, Tensor]) -> dict[str, Tensor]:

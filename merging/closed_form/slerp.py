@@ -43,14 +43,14 @@ def _slerp(tv: TaskVectors, tasks: Sequence[Task], settings: SlerpSettings, prog
     if len(tv) != 2:
         refuse("slerp", expected="2 experts", got=len(tv), cure="choose two, or another method")
     experts = ((name, tv.expert_tensor(0, name), tv.expert_tensor(1, name)) for name in tv.base)
-    return Merge({name: interpolate(first, second, settings.share) for name, first, second in experts})
+    return Merge(params={name: interpolate(first, second, settings.share) for name, first, second in experts})
 
 
 ROWS: Mapping[str, Method] = {
     "slerp": Method(
-        _slerp,
-        SlerpSettings,
-        "Shoemake 1985, doi 10.1145/325334.325242, on the weights, tensor by tensor",
+        build=_slerp,
+        settings=SlerpSettings,
+        paper="Shoemake 1985, doi 10.1145/325334.325242, on the weights, tensor by tensor",
         cost="one merge",
         breaks={"one task": "merges exactly two"},
         tasks=2,

@@ -25,8 +25,8 @@ def uniform(task_vectors: TaskVectors, scale: float) -> torch.Tensor:
 def _average(task_vectors: TaskVectors, tasks: Sequence[Task], settings: NoSettings, progress: Progress) -> Merge:
     coefficients, blocks = uniform(task_vectors, 1 / len(task_vectors)), partition(task_vectors.base, "task")
     if isinstance(task_vectors.stacked, OnDemand):
-        return Merge(_mean(task_vectors, task_vectors.stacked), coefficients, blocks)
-    return Merge(merged(task_vectors, coefficients, blocks, out={}), coefficients, blocks)
+        return Merge(params=_mean(task_vectors, task_vectors.stacked), coefficients=coefficients, blocks=blocks)
+    return Merge(params=merged(task_vectors, coefficients, blocks, out={}), coefficients=coefficients, blocks=blocks)
 
 
 def _mean(task_vectors: TaskVectors, experts: OnDemand) -> dict[str, Tensor]:
@@ -57,11 +57,13 @@ def _task_arithmetic(
 
 
 ROWS: Mapping[str, Method] = {
-    "average": Method(_average, NoSettings, "Wortsman et al. 2022, arXiv 2203.05482", cost="one merge"),
+    "average": Method(
+        build=_average, settings=NoSettings, paper="Wortsman et al. 2022, arXiv 2203.05482", cost="one merge"
+    ),
     "task_arithmetic": Method(
-        _task_arithmetic,
-        ScaleSettings,
-        "Ilharco et al. 2023, arXiv 2212.04089",
+        build=_task_arithmetic,
+        settings=ScaleSettings,
+        paper="Ilharco et al. 2023, arXiv 2212.04089",
         cost="one merge; 10 validations to choose the scale",
     ),
 }

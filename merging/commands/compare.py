@@ -16,10 +16,10 @@ from rich.table import Table
 
 from bounds.types import InputError, refuse
 from merging import records, suites
-from merging.commands import console, run, track
 from merging.commands.compare_figure import draw
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
+from merging.commands.terminal import console, run, track
 from merging.files import replacing
 from merging.methods import METHODS
 from merging.plain import from_plain, to_plain

@@ -10,14 +10,14 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.types import Params
-from merging.commands import plain
-from merging.suites.base import Suite
+from merging.commands.terminal import plain
+from merging.suites import Suite
 from merging.task import accuracy, cross_entropy, score_task
 
 MODELS = ("pretrained", "expert", "merged")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskRow:
     """Test accuracy (0..1) and cross-entropy (nats) of the pretrained, expert and merged model on one task."""
 
@@ -44,12 +44,12 @@ def evaluate(
         by_model = {name: score_task(task, params, task.test.inputs, "test", name) for name, params in models.items()}
         rows.append(
             TaskRow(
-                task.name,
-                len(task.class_names),
-                len(task.train),
-                len(labels),
-                {name: accuracy(s, labels) for name, s in by_model.items()},
-                {name: cross_entropy(s, labels) for name, s in by_model.items()},
+                name=task.name,
+                classes=len(task.class_names),
+                train_examples=len(task.train),
+                test_examples=len(labels),
+                accuracy={name: accuracy(s, labels) for name, s in by_model.items()},
+                cross_entropy={name: cross_entropy(s, labels) for name, s in by_model.items()},
             )
         )
         scores.append(by_model)

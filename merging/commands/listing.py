@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 import tyro
 from rich.table import Table
 
-from merging.commands import console, run
+from merging.commands.terminal import console, run
 from merging.methods import METHODS
 
 

@@ -63,7 +63,7 @@ class Spec:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What one merge gave on the test splits, task by task, and what it cost.
 
@@ -95,19 +95,19 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
     torch.set_num_threads(threads)
     suite = suites.load(suite_name)
     if spec.method in REFERENCES:
-        found = Measurement(spec.label, spec.method, {}, **_reference(suite, spec.method))
+        found = Measurement(label=spec.label, method=spec.method, settings={}, **_reference(suite, spec.method))
         return replace(found, distance=0.0) if spec.method == "pretrained" else found
     before, count = peak_memory(), [0]
     tasks = [replace(task, forward=_counting(task.forward, count)) for task in suite.tasks]
     try:
         artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, **spec.given)
     except InputError as error:
-        return Measurement(spec.label, spec.method, spec.settings, reason=str(error))
+        return Measurement(label=spec.label, method=spec.method, settings=spec.settings, reason=str(error))
     memory, (search,) = peak_memory(), artifact.history.get(SEARCH_SECONDS, [None])
     return Measurement(
-        spec.label,
-        spec.method,
-        spec.settings,
+        label=spec.label,
+        method=spec.method,
+        settings=spec.settings,
         **_figures(suite, lambda _: artifact.merged, "merged"),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds - (search or 0.0),

@@ -18,18 +18,19 @@ import tyro
 from bounds.types import refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
-from merging.commands import compare, console, listing, run, track
+from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
+from merging.commands.terminal import console, run, track
 from merging.execution import Autocast, Execution
 from merging.files import check_destination
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
 
@@ -82,12 +83,12 @@ def _main(arguments: Sequence[str]) -> None:
     with processes() as together:
         checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
         execution = Execution(
-            local_device(command.device),
-            command.autocast,
-            together,
-            checkpoint,
-            command.checkpoint_every,
-            command.resume,
+            device=local_device(command.device),
+            autocast=command.autocast,
+            processes=together,
+            checkpoint=checkpoint,
+            every=command.checkpoint_every,
+            resume=command.resume,
         )
         suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(

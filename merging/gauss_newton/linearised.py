@@ -34,7 +34,7 @@ SINGULAR = 1e-12
 """Systems are solved with a damping of at least this share of the GGN's largest diagonal entry."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Linearisation:
     """What is known of one task's N examples: scores s [N, C] and J [N, C, T·L] at the points λ_i [N, T·L].
 
@@ -67,7 +67,13 @@ def blank(problem: Problem) -> list[Linearisation]:
         log_teacher = log_probabilities(teacher.double(), problem.settings.temperature)
         zeros = torch.zeros(n, classes, entries, dtype=torch.float64)
         result.append(
-            Linearisation(log_teacher, zeros[:, :, 0].clone(), zeros, zeros[:, 0].clone(), torch.zeros(n).bool())
+            Linearisation(
+                log_teacher=log_teacher,
+                scores=zeros[:, :, 0].clone(),
+                jacobian=zeros,
+                points=zeros[:, 0].clone(),
+                seen=torch.zeros(n).bool(),
+            )
         )
     return result
 

@@ -10,7 +10,7 @@ from merging.learned import LearnedSettings
 from merging.params import Granularity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TangentSettings:
     """Settings of the merge of the NTK regime: one linearisation, solved to its optimum."""
 
@@ -47,7 +47,7 @@ class TangentSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GaussNewtonSettings(TangentSettings):
     """Settings of Gauss-Newton on the coefficients."""
 

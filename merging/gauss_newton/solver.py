@@ -46,7 +46,7 @@ REFUSED, POOR, GOOD = 0.0, 0.25, 0.75
 """Ratios up to which a step is not taken, below which μ doubles, above which it halves."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """What changes: λ [T·L] (float64), μ, what is known of the scores, each task's order of visits, the history.
 
@@ -69,7 +69,7 @@ def init(problem: Problem, settings: TangentSettings) -> State:
     flat = torch.full((tasks * len(problem.blocks),), value, dtype=torch.float64)
     generators = task_generators(problem.task_vectors.names, settings.seed + 1)
     orders = [torch.randperm(settings.examples, generator=generator) for generator in generators]
-    return State(flat, settings.damping, blank(problem), orders)
+    return State(flat=flat, damping=settings.damping, models=blank(problem), orders=orders)
 
 
 def coefficients(problem: Problem, state: State) -> Tensor:
@@ -206,7 +206,12 @@ def _gauss_newton(
 
 def _merge(problem: Problem, state: State) -> Merge:
     lambda_ = coefficients(problem, state)
-    return Merge(merged(problem.task_vectors, lambda_, problem.blocks), lambda_, problem.blocks, state.history)
+    return Merge(
+        params=merged(problem.task_vectors, lambda_, problem.blocks),
+        coefficients=lambda_,
+        blocks=problem.blocks,
+        history=state.history,
+    )
 
 
 def tangent(problem: Problem, settings: TangentSettings) -> State:
@@ -231,21 +236,19 @@ def _tangent(task_vectors: TaskVectors, tasks: Sequence[Task], settings: Tangent
     return _merge(problem, tangent(problem, settings))
 
 
-__all__ = ["ROWS", "GaussNewtonSettings", "State", "TangentSettings", "coefficients", "init", "tangent", "update"]
-
 ROWS: Mapping[str, Method] = {
     "gauss_newton": Method(
-        _gauss_newton,
-        GaussNewtonSettings,
-        "Gauss-Newton with adjoint Broyden updates on SAMerging's objective (arXiv 2512.21288)",
-        CALIBRATION,
-        "iterations x T batches x (cotangents + 1/3 of the checked share)",
+        build=_gauss_newton,
+        settings=GaussNewtonSettings,
+        paper="Gauss-Newton with adjoint Broyden updates on SAMerging's objective (arXiv 2512.21288)",
+        needs=CALIBRATION,
+        cost="iterations x T batches x (cotangents + 1/3 of the checked share)",
     ),
     "tangent": Method(
-        _tangent,
-        TangentSettings,
-        "the objective of SAMerging (arXiv 2512.21288) on the scores linearised at θ_0",
-        CALIBRATION,
-        "C - 1 VJPs of every calibration example",
+        build=_tangent,
+        settings=TangentSettings,
+        paper="the objective of SAMerging (arXiv 2512.21288) on the scores linearised at θ_0",
+        needs=CALIBRATION,
+        cost="C - 1 VJPs of every calibration example",
     ),
 }

@@ -102,7 +102,12 @@ def prodistill(
         coefficients[:, [columns[block] for block in part.blocks]] = learned(state)
         _append(history, state.history)
     next(steps, None)
-    return Merge(merged(task_vectors, coefficients, problem.blocks), coefficients, problem.blocks, history)
+    return Merge(
+        params=merged(task_vectors, coefficients, problem.blocks),
+        coefficients=coefficients,
+        blocks=problem.blocks,
+        history=history,
+    )
 
 
 def _append(history: dict[str, list[float]], more: Mapping[str, list[float]]) -> None:

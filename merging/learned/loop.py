@@ -18,7 +18,7 @@ from merging.learned.problem import Problem, evaluate
 HISTORY = ("loss", "perturbation_norm", "passes", "bytes_sent")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """What changes: λ [T, L] inside its optimiser, generator of noise, the row's memory, history.
 
@@ -45,7 +45,9 @@ def init(problem: Problem) -> State:
     shape, dtype = (tasks, len(problem.blocks)), problem.task_vectors.dtype
     coefficients = torch.full(shape, value, dtype=dtype, requires_grad=True)
     optimizer = OPTIMIZERS[settings.optimizer](coefficients, settings.learning_rate, settings.weight_decay)
-    return State(coefficients, optimizer, torch.Generator().manual_seed(settings.seed + 1))
+    return State(
+        coefficients=coefficients, optimizer=optimizer, generator=torch.Generator().manual_seed(settings.seed + 1)
+    )
 
 
 def update(problem: Problem, state: State) -> State:

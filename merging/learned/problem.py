@@ -25,7 +25,7 @@ LARGE = 2**26
 """Bytes of one teacher's scores above which they are kept on the disk (memory-mapped)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """Task vectors, blocks, and each task's inputs and teacher scores (those of this process's tasks).
 
@@ -73,16 +73,16 @@ def prepare(
             scores = score_task(task, expert, inputs[-1], "calibration", "expert").to(task_vectors.dtype)
         teacher_scores.append(on_disk(scores, _folder(execution)) if scores.nbytes > LARGE else scores)
     return Problem(
-        task_vectors,
-        partition(task_vectors.base, settings.granularity),
-        [task.forward for task in tasks],
-        inputs,
-        teacher_scores,
-        OBJECTIVES[settings.objective],
-        PERTURBATIONS[settings.perturbation],
-        settings,
-        execution,
-        chosen,
+        task_vectors=task_vectors,
+        blocks=partition(task_vectors.base, settings.granularity),
+        forwards=[task.forward for task in tasks],
+        inputs=inputs,
+        teacher_scores=teacher_scores,
+        objective=OBJECTIVES[settings.objective],
+        perturbation=PERTURBATIONS[settings.perturbation],
+        settings=settings,
+        execution=execution,
+        chosen=chosen,
     )
 
 

@@ -42,7 +42,12 @@ def _learned(
 def _solve(problem: Problem, progress: Progress) -> Merge:
     state = learn(problem, progress, "learning coefficients")
     coefficients, blocks = learned(state), problem.blocks
-    return Merge(merged(problem.task_vectors, coefficients, blocks), coefficients, blocks, state.history)
+    return Merge(
+        params=merged(problem.task_vectors, coefficients, blocks),
+        coefficients=coefficients,
+        blocks=blocks,
+        history=state.history,
+    )
 
 
 def _trimmed(
@@ -67,48 +72,48 @@ NO_LAYERS = "the world of the laws is a function of two tensors without modules,
 
 ROWS: Mapping[str, Method] = {
     "samerging": Method(
-        _learned,
-        LearnedSettings,
-        "SAMerging, arXiv 2512.21288",
-        CALIBRATION,
-        "steps x passes of its perturbation (SAM 2) x T batches",
+        build=_learned,
+        settings=LearnedSettings,
+        paper="SAMerging, arXiv 2512.21288",
+        needs=CALIBRATION,
+        cost="steps x passes of its perturbation (SAM 2) x T batches",
         executes=True,
     ),
     "adamerging": Method(
-        _learned,
-        AdaMergingSettings,
-        "AdaMerging, layer-wise: arXiv 2310.02575",
-        CALIBRATION,
-        "steps x T batches",
+        build=_learned,
+        settings=AdaMergingSettings,
+        paper="AdaMerging, layer-wise: arXiv 2310.02575",
+        needs=CALIBRATION,
+        cost="steps x T batches",
         breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "adamerging_task": Method(
-        _learned,
-        TaskWiseSettings,
-        "AdaMerging, task-wise: arXiv 2310.02575",
-        CALIBRATION,
-        "steps x T batches",
+        build=_learned,
+        settings=TaskWiseSettings,
+        paper="AdaMerging, task-wise: arXiv 2310.02575",
+        needs=CALIBRATION,
+        cost="steps x T batches",
         breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "adamerging++": Method(
-        _trimmed,
-        TrimmedSettings,
-        "AdaMerging++, layer-wise: arXiv 2310.02575; TIES: arXiv 2306.01708",
-        CALIBRATION,
-        "sorting T task vectors, then steps x T batches",
+        build=_trimmed,
+        settings=TrimmedSettings,
+        paper="AdaMerging++, layer-wise: arXiv 2310.02575; TIES: arXiv 2306.01708",
+        needs=CALIBRATION,
+        cost="sorting T task vectors, then steps x T batches",
         breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
     "prodistill": Method(
-        prodistill,
-        ProDistillSettings,
-        "ProDistill with one coefficient per tensor: arXiv 2502.12706",
-        CALIBRATION,
-        "layers x steps x T batches through the layers up to it (about half a network)",
-        "a network of torch modules with layers",
-        dict.fromkeys(
+        build=prodistill,
+        settings=ProDistillSettings,
+        paper="ProDistill with one coefficient per tensor: arXiv 2502.12706",
+        needs=CALIBRATION,
+        cost="layers x steps x T batches through the layers up to it (about half a network)",
+        network="a network of torch modules with layers",
+        breaks=dict.fromkeys(
             (
                 "one task",
                 "equal experts",
@@ -123,11 +128,11 @@ ROWS: Mapping[str, Method] = {
         ),
     ),
     "symerge": Method(
-        symerge,
-        SingleLayerSettings,
-        "SyMerge-like (one shared layer instead of one head per task): arXiv 2412.19098",
-        CALIBRATION,
-        "steps x T batches",
+        build=symerge,
+        settings=SingleLayerSettings,
+        paper="SyMerge-like (one shared layer instead of one head per task): arXiv 2412.19098",
+        needs=CALIBRATION,
+        cost="steps x T batches",
         breaks={"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
         executes=True,
     ),

@@ -13,7 +13,7 @@ from merging.learned.perturbations import PERTURBATIONS
 from merging.params import Granularity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
     """Settings of a merge whose coefficients are learned."""
 

@@ -97,4 +97,4 @@ def symerge(
     params = merged(task_vectors, learned(state), problem.blocks)
     for name in blocks[layer]:
         params[name] = params[name] + state.memory[f"layer.{name}"]
-    return Merge(params, None, None, state.history)
+    return Merge(params=params, coefficients=None, blocks=None, history=state.history)

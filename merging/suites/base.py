@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import torch
@@ -32,6 +32,7 @@ class Suite:
     name: str
     task_vectors: TaskVectors
     tasks: Sequence[Task]
+    _: KW_ONLY
     sources: Mapping[str, str] = field(default_factory=dict)
     shared_examples: Literal["refuse", "name"] = "refuse"
 

@@ -20,8 +20,7 @@ from merging.checkpoints import apply_low_rank, read_safetensors, sha256
 from merging.models.open_clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.suites.base import Suite
 from merging.task import Task
-from merging.task_vectors import TaskVectors
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage, TaskVectors
 
 FILES = Path(__file__).parent / "mini8_files"
 
@@ -50,7 +49,7 @@ def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
         tasks.append(Task(entry["name"], forward, entry["class_names"], **read_splits(folder / f"{entry['name']}.npz")))
         experts[entry["name"]] = partial(_expert, base, folder / f"expert_{entry['name']}.safetensors")
     vectors = TaskVectors.from_experts(base, experts, storage, manifest["sha256"])
-    return Suite("mini8", vectors, tasks, manifest["sha256"])
+    return Suite("mini8", vectors, tasks, sources=manifest["sha256"])
 
 
 def _expert(base: Params, factors: Path) -> dict[str, torch.Tensor]:

@@ -18,8 +18,7 @@ from torch import Tensor
 from bounds.types import Forward, Inputs, Params, Sample
 from merging.suites.base import Suite
 from merging.task import Task
-from merging.task_vectors import TaskVectors
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage, TaskVectors
 
 CLASSES = (3, 2, 3)
 """Number of classes of each task."""
@@ -64,7 +63,7 @@ def build(
         tasks.append(Task(name, forward, [f"class {c}" for c in range(classes)], **splits))
         experts[name] = _fine_tune(forward, base, splits["train"])
     sources = {"toy": f"seed {seed}"}
-    return Suite("toy", TaskVectors.from_experts(base, experts, storage, sources), tasks, sources)
+    return Suite("toy", TaskVectors.from_experts(base, experts, storage, sources), tasks, sources=sources)
 
 
 def _forward(head: Tensor, activation: Callable[[Tensor], Tensor]) -> Forward:

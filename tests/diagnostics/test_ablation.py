@@ -76,7 +76,7 @@ def test_a_run_that_was_cut_short_is_done_again(tmp_path):
 
 def line(name, test):
     settings = {"learning_rate": 0.02, "rho": 0.07, "perturbation": "none", "objective": "kl"}
-    return Line(name, settings, "learning_rate", {"0.02": 0.5}, test, 1.0)
+    return Line(name=name, settings=settings, chosen="learning_rate", validation={"0.02": 0.5}, test=test, seconds=1.0)
 
 
 def test_differences_are_paired_by_seed():

@@ -15,7 +15,8 @@ import torch
 from bounds.types import InputError
 from diagnostics import bound_report, cli, schema
 from diagnostics.bound_report import main, read_report
-from diagnostics.report import SECTIONS, build
+from diagnostics.report import build
+from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject, check_match
 from diagnostics.terms import linear as linear_world

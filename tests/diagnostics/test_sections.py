@@ -102,9 +102,11 @@ def test_the_certificate_follows_from_what_was_handed_over_not_from_words(suite,
     def choosing(tv, tasks, settings, progress):
         scales = [0.1 * k for k in range(1, 51)]
         points = [{k: v + s * tv.stacked[k].sum(0) for k, v in tv.base.items()} for s in scales]
-        return Merge(max(points, key=lambda point: mean_accuracy(tasks, point, "validation")))
+        return Merge(params=max(points, key=lambda point: mean_accuracy(tasks, point, "validation")))
 
-    row = Method(choosing, NoSettings, "labels of the held-out split", VALIDATION, "50 merges")
+    row = Method(
+        build=choosing, settings=NoSettings, paper="labels of the held-out split", needs=VALIDATION, cost="50 merges"
+    )
     monkeypatch.setitem(METHODS, "mine", row)
     made = make(suite, "mine")
     assert made.used == {"validation": None}

@@ -30,7 +30,7 @@ def test_passes_of_samerging_are_counted_and_its_kl_is_that_of_all_examples():
 
 
 def test_reached_is_the_first_time():
-    curve = Curve("", {}, [0.0, 10.0, 20.0, 30.0], [1.0, 0.5, 0.6, 0.4], [0.0] * 4)
+    curve = Curve(label="", settings={}, passes=[0.0, 10.0, 20.0, 30.0], kl=[1.0, 0.5, 0.6, 0.4], seconds=[0.0] * 4)
     assert [reached(curve, kl) for kl in (0.5, 0.45, 0.1)] == [10.0, 30.0, None]
 
 

@@ -9,8 +9,8 @@ import torch
 
 from bounds.types import InputError
 from merging import merge, records
-from merging.__main__ import main
 from merging.artifact import load, save
+from merging.commands.merge import main
 from merging.suites import toy
 
 

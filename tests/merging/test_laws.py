@@ -40,21 +40,21 @@ def _shifted(tv, tasks, settings, progress):
     """Average, but the first task counts double and the result depends on PyTorch's own generator."""
     coefficients = uniform.uniform(tv, 1 / len(tv))
     coefficients[0] *= 2 + 0.01 * torch.rand(())
-    return Merge(merged(tv, coefficients, partition(tv.base, "task")), None)
+    return Merge(params=merged(tv, coefficients, partition(tv.base, "task")), coefficients=None)
 
 
 def _holding_nan(tv, tasks, settings, progress):
-    return Merge({name: (value / 0).bfloat16() for name, value in tv.base.items()})
+    return Merge(params={name: (value / 0).bfloat16() for name, value in tv.base.items()})
 
 
 def _peeking(tv, tasks, settings, progress):
     """Average, scaled by what the row does not say it needs."""
     scale = float(tasks[0].validation.labels.double().mean())
-    return Merge(merged(tv, uniform.uniform(tv, scale), partition(tv.base, "task")))
+    return Merge(params=merged(tv, uniform.uniform(tv, scale), partition(tv.base, "task")))
 
 
 def _wrong(build, settings: type = NoSettings, tasks=None):
-    return Method(build, settings, "none", cost="nothing", tasks=tasks)
+    return Method(build=build, settings=settings, paper="none", cost="nothing", tasks=tasks)
 
 
 @dataclasses.dataclass(frozen=True)

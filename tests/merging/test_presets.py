@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from bounds.types import InputError
 from merging import learned, merge, presets
-from merging.__main__ import main
 from merging.artifact import load
+from merging.commands.merge import main
 from merging.learned import LearnedSettings
 from merging.methods import METHODS
 from merging.suites import toy

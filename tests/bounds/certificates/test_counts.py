@@ -145,7 +145,12 @@ def test_given_certificates_must_be_certified_and_cheap_enough():
     good = held_out(5, 300, DELTA / 2)
     assert mixture([good, Count(1, 30)], (0.5, 0.5), DELTA).terms[0].estimate.value == pytest.approx(good.value / 2)
     dear = held_out(5, 300, DELTA)
-    guess = Bound("guess", "none", (Term("e", "error", "-", Estimate(0.1, 0.0, 5, "estimated")),), DELTA / 2)
+    guess = Bound(
+        name="guess",
+        reading="none",
+        terms=(Term(symbol="e", name="error", equation="-", estimate=Estimate(0.1, 0.0, 5, "estimated")),),
+        delta=DELTA / 2,
+    )
     for bad in (dear, guess):
         with pytest.raises(InputError):
             mixture([bad, Count(1, 30)], (0.5, 0.5), DELTA)

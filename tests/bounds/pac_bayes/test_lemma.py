@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bounds.pac_bayes import (
     CE_FLATNESS,
+    best_flatness_bound,
     diagonal_gaussian_kl,
     empirical_flatness_bound,
     flatness_bound,
@@ -108,17 +109,38 @@ def test_maurers_constant_holds_for_every_n():
 
 
 def test_comparators_by_hand_and_their_order():
-    risk, kl, n, delta, price = Estimate(0.8), 7.0, 500, 0.05, math.log(3 * 8 / 0.05)
-    budget = (kl + math.log(2 * math.sqrt(n)) + price) / n
-    square_root = maurer_bound(risk, kl, n, 4.0, delta=delta, price=price)
-    inverse = kl_bound(risk, kl, n, 4.0, delta=delta, price=price)
+    risk, kl, n, delta, choices = Estimate(0.8), 7.0, 500, 0.05, math.log(3 * 8)
+    budget = (kl + math.log(2 * math.sqrt(n)) + math.log(3 * 8 / 0.05)) / n
+    square_root = maurer_bound(risk, kl, n, 4.0, delta=delta, log_choices=choices)
+    inverse = kl_bound(risk, kl, n, 4.0, delta=delta, log_choices=choices)
     assert square_root.value == pytest.approx(0.8 + 4.0 * math.sqrt(budget / 2), rel=EXACT)
     assert float(kl_binary(0.2, inverse.value / 4)) == pytest.approx(budget, rel=1e-9)
     assert inverse.value < square_root.value
     with pytest.raises(InputError):
         maurer_bound(Estimate(4.1), kl, n, 4.0, delta=delta)
     with pytest.raises(InputError):
-        kl_bound(risk, kl, n, 4.0, delta=delta, price=1.0)  # less than ln(1/delta)
+        kl_bound(risk, kl, n, 4.0, delta=delta, log_choices=-1.0)
+
+
+@pytest.mark.parametrize("choices", [0.0, math.log(24.0)])
+def test_every_bound_pays_for_delta_and_for_the_choices(choices):
+    """G choices at delta cost what one choice at delta/G does; ln G is a count's logarithm, never negative."""
+    risk, one, moment = Estimate(0.4), Estimate(0.1), Estimate(0.9)
+    bounds = {
+        "lemma1": lambda **paid: lemma1(risk, 3.0, 200, 0.5, moment, **paid),
+        "flatness": lambda **paid: flatness_bound(risk, 3.0, 200, 0.5, one, moment, **paid),
+        "best": lambda **paid: best_flatness_bound(risk, 3.0, 200, (0.1, 0.5), one, moment, **paid)[1],
+        "empirical": lambda **paid: empirical_flatness_bound(risk, 3.0, 200, 0.5, one, moment, **paid),
+        "maurer": lambda **paid: maurer_bound(risk, 3.0, 200, 4.0, **paid),
+        "kl": lambda **paid: kl_bound(risk, 3.0, 200, 4.0, **paid),
+    }
+    for name, bound in bounds.items():
+        found = bound(delta=0.1, log_choices=choices)
+        assert found.value == pytest.approx(bound(delta=0.1 / math.exp(choices)).value, rel=EXACT), name
+        assert found.delta == 0.1, name
+        for delta, wrong in ((0.1, -0.5), (0.1, math.nan), (1.0, 0.0)):
+            with pytest.raises(InputError):
+                bound(delta=delta, log_choices=wrong)
 
 
 def test_lemma1_by_hand():

@@ -10,12 +10,14 @@ from bounds.pac_bayes import (
     amplification,
     best_flatness_bound,
     flatness_bound,
+    log_choices,
     optimal_sigma,
+    price,
     qsb_constant,
     round_to_grid,
-    union_price,
 )
-from bounds.theorems.choice import Moments, choose_posterior
+from bounds.pac_bayes.posterior import union_price
+from bounds.theorems import Moments, choose_posterior
 from bounds.types import Estimate, InputError
 
 EXACT = 1e-12
@@ -37,17 +39,23 @@ def test_qsb_constant_is_the_ratio_with_a_right_standard_error():
             qsb_constant(bad)
 
 
-def test_union_price_counts_every_choice_once():
+def test_log_choices_count_every_choice_once():
     grid_eta, grid_sigma = (0.1, 0.2, 0.4), (1.0, 2.0)
-    assert union_price(5, grid_eta, grid_sigma, 4, False, 0.05) == pytest.approx(math.log(5 * 3 * 2**4 / 0.05))
-    assert union_price(5, grid_eta, grid_sigma, 4, True, 0.05) == pytest.approx(math.log(5 * 3 * 2 / 0.05))
-    assert union_price(1, None, grid_sigma, 1, False, 0.05) == pytest.approx(math.log(2 / 0.05))
-    for bad in ((0, grid_eta, grid_sigma, 1, False, 0.05), (1, (), grid_sigma, 1, False, 0.05)):
+    assert log_choices(grid_eta, grid_sigma, 4) == pytest.approx(math.log(3 * 2**4))
+    assert log_choices(grid_eta, grid_sigma, 4, tied=True) == pytest.approx(math.log(3 * 2))
+    assert log_choices(None, grid_sigma, 1) == pytest.approx(math.log(2))
+    for bad in (((), grid_sigma, 1), (grid_eta, (0.0,), 1), (grid_eta, grid_sigma, 0)):
         with pytest.raises(InputError):
-            union_price(*bad)
-    for bad in ((1, grid_eta, (0.0,), 1, False, 0.05), (1, grid_eta, grid_sigma, 1, False, 1.0)):
+            log_choices(*bad)
+
+
+def test_price_is_that_of_all_statements_and_choices():
+    assert price(5, 0.05, math.log(48)) == pytest.approx(math.log(5 * 48 / 0.05))
+    assert price(1, 0.05) == pytest.approx(math.log(1 / 0.05))
+    assert union_price(5, (0.1, 0.2), (1.0, 2.0), 3, False, 0.05) == pytest.approx(math.log(5 * 2 * 2**3 / 0.05))
+    for bad in ((0, 0.05, 0.0), (1, 1.0, 0.0), (1, 0.05, -0.1)):
         with pytest.raises(InputError):
-            union_price(*bad)
+            price(*bad)
 
 
 def cost_of_sigma(sigma, displacement, kernel, gradient, n, eta, constant, gamma):
@@ -92,35 +100,34 @@ def test_rounding_costs_at_most_six_point_one_per_cent():
     assert 1.055 < worst <= 1.061
 
 
-def test_best_eta_is_the_smallest_on_the_grid_and_must_be_paid():
-    grid, price = (0.05, 0.2, 0.8, 3.0), math.log(4 / 0.05)
+def test_best_eta_is_the_smallest_on_the_grid_and_is_paid():
+    grid = (0.05, 0.2, 0.8, 3.0)
     fixed = (Estimate(0.4), 30.0, 500)
     rest = (Estimate(0.9), Estimate(0.5))
-    eta, bound = best_flatness_bound(*fixed, grid, *rest, delta=0.05, price=price)
-    values = {e: flatness_bound(*fixed, e, *rest, delta=0.05, price=price).value for e in grid[:3]}
-    assert bound.value == min(values.values()) == values[eta]
+    for others in (1, 6):
+        eta, bound = best_flatness_bound(*fixed, grid, *rest, delta=0.05, log_choices=math.log(others))
+        paid = math.log(4 * others)
+        values = {e: flatness_bound(*fixed, e, *rest, delta=0.05, log_choices=paid).value for e in grid[:3]}
+        assert bound.value == pytest.approx(min(values.values()), rel=EXACT)
+        assert eta == min(values, key=lambda e: values[e])
     with pytest.raises(InputError):
-        best_flatness_bound(*fixed, grid, *rest, delta=0.05, price=math.log(1 / 0.05))
-    with pytest.raises(InputError):
-        best_flatness_bound(*fixed, (3.0,), *rest, delta=0.05, price=price)
+        best_flatness_bound(*fixed, (3.0,), *rest, delta=0.05)
 
 
-def objective(eta, sigma, own, displacement, kernel, moments, n, price):
+def objective(eta, sigma, own, displacement, kernel, moments, n, nats):
     a, b = (e.value for e in amplification(eta, moments.qsb))
     risk = own + 0.25 * sum(s**2 * k for s, k in zip(sigma, kernel, strict=True))
-    complexity = (sum(d / (2 * s**2) for d, s in zip(displacement, sigma, strict=True)) + price) / (eta * n)
+    complexity = (sum(d / (2 * s**2) for d, s in zip(displacement, sigma, strict=True)) + nats) / (eta * n)
     return a * (risk + complexity) + b * sum(s**2 * g.value for s, g in zip(sigma, moments.gradient, strict=True))
 
 
 def test_choose_posterior_finds_the_grid_optimum_with_constant_moments():
-    etas, sigmas, price = (0.05, 0.1, 0.2, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8), 6.0
+    etas, sigmas, nats = (0.05, 0.1, 0.2, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8), 6.0
     own, displacement, kernel, n = 0.2, (1.0, 3.0), (8.0, 0.5), 900
     moments = Moments((Estimate(0.4), Estimate(0.1)), Estimate(0.9))
-    choice = choose_posterior(
-        own, displacement, kernel, moments, n=n, log_price=price, eta_grid=etas, sigma_grid=sigmas
-    )
+    choice = choose_posterior(own, displacement, kernel, moments, n=n, log_price=nats, eta_grid=etas, sigma_grid=sigmas)
     table = {
-        (e, (s, t)): objective(e, (s, t), own, displacement, kernel, moments, n, price)
+        (e, (s, t)): objective(e, (s, t), own, displacement, kernel, moments, n, nats)
         for e in etas
         for s in sigmas
         for t in sigmas
@@ -147,8 +154,8 @@ def test_choose_posterior_reads_moments_at_the_sigma_it_returns():
         choose_posterior(0.2, (1.0,), (8.0,), moments, n=900, log_price=6.0, eta_grid=(9.0,), sigma_grid=sigmas)
 
 
-def test_union_price_with_zero_counts_one_more_value_per_block():
-    free = union_price(1, [1.0], [0.1, 0.2, 0.3], 2, False, 0.5, with_zero=True)
-    assert free == pytest.approx(math.log(4**2 / 0.5))
-    tied = union_price(1, [1.0], [0.1, 0.2, 0.3], 2, True, 0.5, with_zero=True)
-    assert tied == pytest.approx(math.log(3 * 2**2 / 0.5))
+def test_log_choices_with_zero_count_one_more_value_per_block():
+    free = log_choices([1.0], [0.1, 0.2, 0.3], 2, with_zero=True)
+    assert free == pytest.approx(math.log(4**2))
+    tied = log_choices([1.0], [0.1, 0.2, 0.3], 2, tied=True, with_zero=True)
+    assert tied == pytest.approx(math.log(3 * 2**2))

@@ -65,7 +65,9 @@ def test_simulated_rate_of_held_out_matches_its_exact_tail(rows):
 
 def test_verdicts():
     def row(kind, lower):
-        return Row("(2)", "v", "s", kind, 10, lower, lower, 1.0, 0.05)
+        return Row(
+            claim="(2)", variant="v", setting="s", kind=kind, draws=10, rate=lower, lower=lower, upper=1.0, limit=0.05
+        )
 
     assert row("statement", 0.05).passed
     assert not row("statement", 0.051).passed
@@ -168,8 +170,20 @@ def test_evalue_of_a_rare_loss_is_tight():
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    good = Row("(2)", "as stated", "tiny", "statement", 5, 0.0, 0.0, 0.4, 0.05)
-    bad = Row("(2)", "no KL", "tiny", "mutant", 5, 0.0, 0.0, 0.4, 0.05)
+    good = Row(
+        claim="(2)",
+        variant="as stated",
+        setting="tiny",
+        kind="statement",
+        draws=5,
+        rate=0.0,
+        lower=0.0,
+        upper=0.4,
+        limit=0.05,
+    )
+    bad = Row(
+        claim="(2)", variant="no KL", setting="tiny", kind="mutant", draws=5, rate=0.0, lower=0.0, upper=0.4, limit=0.05
+    )
     monkeypatch.setattr(study, "EXPERIMENTS", (lambda generator, draws: [good] * draws,))
     out = tmp_path / "deep" / "table.csv"
     assert study.main(["coverage", "--draws", "2", "--out", str(out)]) == 0

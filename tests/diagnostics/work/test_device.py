@@ -12,8 +12,7 @@ from diagnostics.workspace import Workspace
 from merging import merge
 from merging.execution import check_device
 from merging.plain import to_plain
-from merging.suites import mini8, toy
-from merging.suites.base import Suite
+from merging.suites import Suite, mini8, toy
 from tests.elsewhere import NAME, elsewhere
 
 FEW = ("accuracy", "bound", "certificates")
@@ -66,7 +65,7 @@ def test_the_shipped_suite_on_another_device():
     for task, name in zip(whole.tasks[5:6], vectors.names, strict=True):
         few = {split: _few(getattr(task, split)) for split in ("train", "calibration", "validation", "test")}
         tasks.append(type(task)(name, task.forward, task.class_names, **few))
-    suite = Suite("mini8", vectors, tasks, {})
+    suite = Suite("mini8", vectors, tasks, sources={})
     artifact = merge("average", vectors, tasks, suite="mini8")
     here = plain(report(suite, artifact, "cpu", FEW))
     with elsewhere() as device:

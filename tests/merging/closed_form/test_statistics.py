@@ -18,7 +18,15 @@ DTYPE = torch.float64
 def task_of(name, forward, inputs, classes=3):
     labels = torch.arange(len(inputs)) % classes
     labelled = Sample(inputs, labels)
-    return Task(name, forward, ["a", "b", "c"][:classes], labelled, Sample(inputs), labelled, labelled)
+    return Task(
+        name,
+        forward,
+        ["a", "b", "c"][:classes],
+        train=labelled,
+        calibration=Sample(inputs),
+        validation=labelled,
+        test=labelled,
+    )
 
 
 def linear(params, inputs):

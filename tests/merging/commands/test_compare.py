@@ -14,12 +14,12 @@ import torch
 
 from bounds.types import InputError
 from merging import METHODS, merge
-from merging.__main__ import main
 from merging.commands import compare, measure
 from merging.commands.compare import Command, parse
 from merging.commands.compare_figure import spread
 from merging.commands.listing import settings_text
 from merging.commands.measure import Spec
+from merging.commands.merge import main
 from merging.params import norm, subtract
 from merging.suites import toy
 from merging.task import mean_accuracy

@@ -275,7 +275,15 @@ def test_a_step_the_network_disagrees_with_is_not_taken():
             moved = torch.stack([(params[k] - start[k]).abs().sum() for k in start]).sum().detach()
             return task.forward(params, inputs) * (1.0 - 50.0 * (moved > 1e-6))
 
-        return Task(task.name, forward, task.class_names, task.train, task.calibration, task.validation, task.test)
+        return Task(
+            task.name,
+            forward,
+            task.class_names,
+            train=task.train,
+            calibration=task.calibration,
+            validation=task.validation,
+            test=task.test,
+        )
 
     tasks = [trap(task) for task in suite.tasks]
     settings = GaussNewtonSettings(examples=8, batch=8, check=2, attempts=3, damping=0.01)
@@ -299,7 +307,15 @@ def test_passes_are_those_of_a_counted_network():
             seen.append(len(inputs))
             return task.forward(params, inputs)
 
-        return Task(task.name, forward, task.class_names, task.train, task.calibration, task.validation, task.test)
+        return Task(
+            task.name,
+            forward,
+            task.class_names,
+            train=task.train,
+            calibration=task.calibration,
+            validation=task.validation,
+            test=task.test,
+        )
 
     settings = GaussNewtonSettings(examples=8, batch=4, check=2)
     problem = prepare(suite.task_vectors, [counted(task) for task in suite.tasks], settings.learned())
@@ -335,7 +351,15 @@ def test_one_expert_and_equal_experts(method):
     assert torch.allclose(lambda_, torch.ones(1, 1, dtype=torch.float64), atol=1e-5)
     equal = TaskVectors(tv.base, [tv.deltas[0]] * 3, tv.names)
     tasks = [
-        Task(name, t.forward, t.class_names, t.train, t.calibration, t.validation, t.test)
+        Task(
+            name,
+            t.forward,
+            t.class_names,
+            train=t.train,
+            calibration=t.calibration,
+            validation=t.validation,
+            test=t.test,
+        )
         for name, t in zip(tv.names, [suite.tasks[0]] * 3, strict=True)
     ]
     newton = {**newton, "init": 0.1 if method == "gauss_newton" else 1 / 3}

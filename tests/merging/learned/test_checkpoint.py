@@ -10,8 +10,8 @@ import torch
 
 from bounds.types import InputError
 from merging import Task, merge, records
-from merging.__main__ import main
 from merging.artifact import load
+from merging.commands.merge import main
 from merging.execution import Execution
 from merging.files import write
 from merging.suites import toy

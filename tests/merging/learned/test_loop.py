@@ -40,7 +40,16 @@ def quadratic_problem(perturbation: str) -> tuple[Problem, torch.Tensor, torch.T
 
     settings = LearnedSettings(perturbation=perturbation, rho=RHO, batch=5, examples=5, init=0.4)
     blocks = partition(base, "tensor")
-    problem = Problem(tv, blocks, [forward] * 2, inputs, teachers, squared_error, PERTURBATIONS[perturbation], settings)
+    problem = Problem(
+        task_vectors=tv,
+        blocks=blocks,
+        forwards=[forward] * 2,
+        inputs=inputs,
+        teacher_scores=teachers,
+        objective=squared_error,
+        perturbation=PERTURBATIONS[perturbation],
+        settings=settings,
+    )
     columns, residuals = [], []
     for x, teacher in zip(inputs, teachers, strict=True):
         scores = [
@@ -236,7 +245,15 @@ def test_a_loss_that_is_not_finite_names_task_and_step():
 
     tasks = [
         suite.tasks[0],
-        Task("task1", broken, task.class_names, task.train, task.calibration, task.validation, task.test),
+        Task(
+            "task1",
+            broken,
+            task.class_names,
+            train=task.train,
+            calibration=task.calibration,
+            validation=task.validation,
+            test=task.test,
+        ),
         suite.tasks[2],
     ]
     with pytest.raises(InputError, match="loss of task 'task1' at step"):

@@ -44,7 +44,10 @@ def layered(tasks=2, move=("layers",), network: type[nn.Module] = Network):
     deltas = [{n: draw(*v.shape) * (0.6 if n.startswith(move) else 0.0) for n, v in base.items()} for _ in range(tasks)]
     names = [f"task{t}" for t in range(tasks)]
     split = Sample(draw(12, 4), torch.arange(12) % 3)
-    made = [Task(n, forward, ["a", "b", "c"], split, Sample(draw(12, 4)), split, split) for n in names]
+    made = [
+        Task(n, forward, ["a", "b", "c"], train=split, calibration=Sample(draw(12, 4)), validation=split, test=split)
+        for n in names
+    ]
     return TaskVectors(base, deltas, names), made
 
 
@@ -129,7 +132,18 @@ def test_prodistill_refuses_what_it_cannot_find_layers_in():
         merge("prodistill", suite.task_vectors, suite.tasks)
     forward, base = functional(SequenceFirst().double())
     _, tasks = layered()
-    tasks = [Task(t.name, forward, t.class_names, t.train, t.calibration, t.validation, t.test) for t in tasks]
+    tasks = [
+        Task(
+            t.name,
+            forward,
+            t.class_names,
+            train=t.train,
+            calibration=t.calibration,
+            validation=t.validation,
+            test=t.test,
+        )
+        for t in tasks
+    ]
     vectors = TaskVectors(base, [{n: torch.ones_like(v) for n, v in base.items()}] * 2, ["task0", "task1"])
     with pytest.raises(InputError, match="the example as first axis"):
         merge("prodistill", vectors, tasks, examples=12)

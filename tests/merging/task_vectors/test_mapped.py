@@ -7,8 +7,7 @@ import torch
 
 from bounds.types import InputError
 from merging import TaskVectors, records
-from merging.task_vectors import mapped
-from merging.task_vectors.storage import Storage
+from merging.task_vectors import Storage, mapped
 from tests.fuzz import _packed, _unpacked
 
 BASE = {"w": torch.arange(6.0).reshape(2, 3), "layers.0.b": torch.ones(5)}

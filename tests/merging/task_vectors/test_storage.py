@@ -13,8 +13,9 @@ from merging.execution import Execution
 from merging.learned import problem
 from merging.params import partition
 from merging.suites import toy
+from merging.task_vectors import Storage
 from merging.task_vectors.arithmetic import PART
-from merging.task_vectors.storage import Storage, on_disk
+from merging.task_vectors.storage import on_disk
 
 SHAPES = {"odd": (7,), "layers.0.weight": (3, PART // 2 + 11), "scalar": (), "top": (5, 3)}
 
