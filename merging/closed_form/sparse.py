@@ -137,8 +137,8 @@ def _pcb(tv: TaskVectors, tasks: Sequence[Task], settings: CompetitionSettings, 
     Score b_t = exp(T a_t²) · tanh(τ_t Σ_s τ_s), where a_t is |τ_t| scaled to [0, 1] over the model. Scores below the
     largest ``density`` of a task are raised to that threshold, then scaled to [0, 1]: the weights w_t. The merged task
     vector is Σ_t w_t τ_t / Σ_t w_t. With ``clip`` = c, of the P entries the cP largest |τ_t| (rounded up) are lowered
-    to the next one and the cP smallest (rounded down) raised: in a_t and in the last sum, not in Σ_s τ_s. So in the released code,
-    which clips 0.01 % (c = 1e-4); here nothing is clipped unless asked for.
+    to the next one and the cP smallest (rounded down) raised: in a_t and in the last sum, not in Σ_s τ_s. So in the
+    released code, which clips 0.01 % (c = 1e-4); here nothing is clipped unless asked for.
     """
     total = direction_by_parts(tv, lambda _, deltas: deltas.sum(dim=0))
     room = torch.empty(sum(value.numel() for value in total.values()), dtype=tv.dtype)
