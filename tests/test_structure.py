@@ -96,6 +96,7 @@ SPANNING = {
     "tests/bounds/test_properties.py": "properties of several statements, by hypothesis",
     "tests/bounds/theorems/test_theorem_equalities.py": "several theorems on worlds where they are equalities",
     "tests/bounds/theorems/test_bound_terms.py": "bounds.theorems.terms; pytest wants distinct names",
+    "tests/diagnostics/test_masks.py": "attention masks in whatever differentiates, up to the sections of a report",
     "tests/merging/test_laws.py": "every row of the table of methods",
 }
 """Tests that do not mirror one file, and why."""

@@ -100,7 +100,7 @@ class _Inputs(TorchDispatchMode):
 
 @torch.no_grad()
 def uses(forward: Forward, params: Params, inputs: Inputs) -> dict[str, int]:
-    """Return, for each linear weight in the order of use, how often a pass multiplies by it (the most of all batches)."""
+    """Return, for each linear weight in the order of use, how often a pass multiplies by it: of batches the most."""
     most: dict[str, int] = {}
     with differentiable():
         for batch in batches(inputs, BATCH):
