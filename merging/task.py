@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -36,7 +36,6 @@ class Task:
     name: str
     forward: Forward
     class_names: Sequence[str]
-    _: KW_ONLY
     train: Sample
     calibration: Sample
     validation: Sample

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.types import refuse
 from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, scaled
-from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products
+from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products, uses
 from merging.draws import task_generators
 from merging.params import combine, norm
 from merging.rows import CALIBRATION, Merge, Method, Progress
@@ -119,16 +119,18 @@ def _regmean_plus_plus(
 ) -> Merge:
     """RegMean in the order of use, each weight on the inputs that the merge of all weights before it gives.
 
-    Weight by weight; the paper goes layer by layer.
+    Weight by weight; the paper goes layer by layer. A pass ends at the weight it is for, unless that is used again.
     """
     inputs = calibration(tv, tasks, settings)
     vector = direction(tv, lambda _, deltas: deltas.mean(dim=0))
     merged = combine(tv.base, vector, 1.0)
+    often = [uses(task.forward, merged, inputs[index]) for index, task in enumerate(tasks)]
     order = list(input_products(tasks[0].forward, merged, inputs[0]))
     for position in progress(range(len(order)), "linear weights"):
         name, equation = order[position], NormalEquations(settings)
         for index, task in enumerate(tasks):
-            axis, product = input_products(task.forward, merged, inputs[index])[name]
+            only = name if often[index].get(name) == 1 else None
+            axis, product = input_products(task.forward, merged, inputs[index], only)[name]
             equation.add(axis, product, tv.stacked[name][index])
         vector[name] = equation.solve().to(vector[name].dtype)
         merged[name] = tv.base[name] + vector[name]
@@ -159,6 +161,6 @@ ROWS: Mapping[str, Method] = {
         settings=RegressionSettings,
         paper="RegMean++, Nguyen et al. 2025, arXiv 2508.03121",
         needs=CALIBRATION,
-        cost="k forward passes per task and linear weight, one linear solve each",
+        cost="k forward passes per task and linear weight, as far as the weight; one linear solve each",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,28 @@ def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSet
     return chosen
 
 
+BATCH = 256
+"""Examples of a forward pass."""
+
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
 
-class _Inputs(TorchDispatchMode):
-    """Adds up XᵀX and the rows of the inputs X of every product of matrices X W or X Wᵀ with a parameter W."""
+class _Reached(Exception):
+    """Ends a forward pass at the weight that was asked for."""
 
-    def __init__(self, params: Params) -> None:
+
+class _Inputs(TorchDispatchMode):
+    """Adds up XᵀX and the rows of the inputs X of every product of matrices X W or X Wᵀ with a parameter W.
+
+    With ``only``, of this weight's products alone, and the pass ends at the first of them.
+    """
+
+    def __init__(self, params: Params, only: str | None = None) -> None:
         super().__init__()
         self.names = {(value.data_ptr(), value.numel()): name for name, value in params.items() if value.ndim == 2}
         self.params = params
+        self.only = only
+        self.uses: dict[str, int] = {}
         self.products: dict[str, dict[int, Tensor]] = {}
         self.rows: dict[str, int] = {}
 
@@ -75,28 +88,47 @@ class _Inputs(TorchDispatchMode):
         if right.ndim == 3 and right.stride(0) == 0:  # one matrix for the whole batch
             inputs, right = inputs.reshape(-1, inputs.shape[-1]), right[0]
         name = self.names.get((right.data_ptr(), right.numel()))
-        if name is not None:
+        if name is not None and self.only in (None, name):
             axis = 0 if right.stride() == self.params[name].stride() else 1
             sums = self.products.setdefault(name, {})
             sums[axis] = sums.get(axis, 0) + inputs.T @ inputs
             self.rows[name] = self.rows.get(name, 0) + len(inputs)
+            self.uses[name] = self.uses.get(name, 0) + 1
+            if self.only is not None:
+                raise _Reached
 
 
 @torch.no_grad()
-def input_products(forward: Forward, params: Params, inputs: Inputs) -> dict[str, tuple[int, Tensor]]:
+def uses(forward: Forward, params: Params, inputs: Inputs) -> dict[str, int]:
+    """Return, for each linear weight in the order of use, how often a pass multiplies by it: of batches the most."""
+    most: dict[str, int] = {}
+    with differentiable():
+        for batch in batches(inputs, BATCH):
+            with _Inputs(params) as recorder:
+                forward(params, batch)
+            most |= {name: max(count, most.get(name, 0)) for name, count in recorder.uses.items()}
+    return most
+
+
+@torch.no_grad()
+def input_products(
+    forward: Forward, params: Params, inputs: Inputs, only: str | None = None
+) -> dict[str, tuple[int, Tensor]]:
     """Return, for each linear weight W in the order of use, the axis of W its inputs run over and mean_i x_i x_iᵀ.
 
     A linear weight is a matrix among the parameters that the network multiplies from the right: X W (axis 0) or X Wᵀ
     (axis 1), in ``F.linear``, ``nn.MultiheadAttention`` (whose fused path is switched off) or ``@``. The mean runs over
-    all rows of X: examples, and tokens where there are any. Exact for the examples given.
+    all rows of X: examples, and tokens where there are any. Exact for the examples given. With ``only``, the name of a
+    weight that a pass uses once (:func:`uses`), it is found alone, and no pass goes further than it.
 
     Raises:
         InputError: no linear weight is found, or one is used both as W and as Wᵀ.
     """
-    recorder = _Inputs(params)
+    recorder = _Inputs(params, only)
     with differentiable(), recorder:
-        for batch in batches(inputs, 256):
-            forward(params, batch)
+        for batch in batches(inputs, BATCH):
+            with suppress(_Reached):
+                forward(params, batch)
     found = {}
     for name, sums in recorder.products.items():
         if len(sums) > 1:

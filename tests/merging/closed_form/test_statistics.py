@@ -8,7 +8,8 @@ from torch import nn
 from bounds.autodiff import functional
 from bounds.types import InputError, Sample, take
 from merging import Task, TaskVectors, merge
-from merging.closed_form.statistics import diagonal_fisher, input_products
+from merging.closed_form import regression
+from merging.closed_form.statistics import diagonal_fisher, input_products, uses
 from merging.suites import toy
 from tests.tolerances import assert_near
 
@@ -172,6 +173,31 @@ def test_regmean_plus_plus_takes_inputs_from_the_merge_before():
     expected = np.linalg.lstsq(np.concatenate(inputs), np.concatenate(targets), rcond=None)[0].T
     torch.testing.assert_close(found["second.weight"], torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(plain["second.weight"], found["second.weight"], rtol=1e-3)
+
+
+def test_regmean_plus_plus_ends_its_passes_at_the_weight_they_are_for(monkeypatch):
+    """The same merge as from whole passes; also where a weight is used again after others, in whole passes."""
+
+    def chain(params, x):
+        for name in ("a", "b", "a", "c"):
+            x = torch.tanh(x @ params[name])
+        calls.append("whole")
+        return x
+
+    calls: list[str] = []
+    base = {name: torch.randn(4, 4, dtype=DTYPE) for name in "abc"}
+    deltas = [{name: 0.3 * torch.randn(4, 4, dtype=DTYPE) for name in "abc"} for _ in range(2)]
+    tv = TaskVectors(base, deltas, ["one", "two"])
+    tasks = [task_of(name, chain, torch.randn(300, 4, dtype=DTYPE), 2) for name in tv.names]
+    inputs = [task.calibration.inputs for task in tasks]
+    assert uses(chain, base, inputs[0]) == {"a": 2, "b": 1, "c": 1}
+    calls.clear()
+    found = merge("regmean_plus_plus", tv, tasks, examples=300).merged
+    assert len(calls) == 2 * 2 + 2 + 2 * 2, "two batches of each task to count, of one for the order, of each for a"
+    monkeypatch.setattr(regression, "uses", lambda *_: {})
+    whole = merge("regmean_plus_plus", tv, tasks, examples=300).merged
+    for name in base:
+        assert_near(found[name], whole[name])
 
 
 class Attending(nn.Module):
