@@ -23,13 +23,34 @@ import tyro
 from bounds.types import refuse
 from diagnostics.bound_report import prepare
 from diagnostics.figures.figure_files import write_figures
-from diagnostics.sections.directions import Direction, Mode, expert_direction, merge_direction, random_direction
+from diagnostics.sections.directions import (
+    Direction,
+    Mode,
+    even_grid,
+    expert_direction,
+    merge_direction,
+    random_direction,
+)
 from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_table, sweep
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
 from merging.commands import console, run
 from merging.plain import to_plain
+
+_Unused = Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress]
+"""A setting that the sweep does not read: no option of this command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(Settings):
+    """How much to measure. Every example count is per task."""
+
+    control_points: _Unused = Settings.control_points
+    control_experts: _Unused = Settings.control_experts
+    hessian: _Unused = Settings.hessian
+    gibbs_draws: _Unused = Settings.gibbs_draws
+    resamples: _Unused = Settings.resamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +63,8 @@ class Command:
     """Folder for sweep.csv, sweep.json, figures and the cache (shared with the report)."""
     mode: Mode = "weights"
     """weights: θ_0 + s(θ_m - θ_0). coefficients: the merge of s·λ, for merges that have a λ."""
-    s: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    """Grid of s, the same on every path."""
+    s: tuple[float, ...] = ()
+    """Grid of s, the same on every path (default: --points values, evenly over [0, 2])."""
     experts: tuple[str, ...] = ("all",)
     """Tasks whose expert's path is swept too; all for every one, none for no one."""
     random_directions: int = 1
@@ -58,7 +79,7 @@ class Command:
     """Processes (default: one per CPU; 1 on other devices)."""
     alpha: tuple[float, ...] = ()
     """Evaluation weight of each task, summing to 1 (default: equal)."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    settings: Annotated[SweepSettings, tyro.conf.arg(name="")] = field(default_factory=SweepSettings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,12 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(command: Command) -> None:
-    check_grid(command.s)
+    if command.s and command.settings.points != Settings.points:
+        refuse("grid of s", expected="--s or --points", got="both", cure="leave one out")
+    grid = command.s or even_grid(command.settings.points)
+    check_grid(grid)
     if command.random_directions < 0:
         refuse("random directions", expected="0 or more", got=command.random_directions, cure="0 leaves them out")
     workspace = prepare([command.merged], command.out, command.settings, command.alpha, command.device, command.workers)
     local = Local(command.drift, command.sharpness)
-    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace), command.mode, local)
+    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)
     write(command.out / "sweep.csv", as_csv(section).encode())
@@ -97,7 +121,7 @@ def check_grid(grid: Sequence[float]) -> None:
         refuse("grid of s", expected="two or more increasing numbers >= 0", got=list(grid), cure="e.g. --s 0 0.5 1 2")
 
 
-def _directions(command: Command, workspace: Workspace) -> list[Direction]:
+def _directions(command: Command, workspace: Workspace, grid: Sequence[float]) -> list[Direction]:
     names, subject = list(workspace.names), workspace.subjects[0]
     unknown = [e for e in command.experts if e not in (*names, "all", "none")]
     if unknown or (len(command.experts) > 1 and {"all", "none"} & {*command.experts}):
@@ -105,9 +129,9 @@ def _directions(command: Command, workspace: Workspace) -> list[Direction]:
         refuse("experts", expected=expected, got=unknown or list(command.experts), cure="name tasks of the suite")
     chosen = [i for i, name in enumerate(names) if name in command.experts or "all" in command.experts]
     return [
-        merge_direction(workspace, subject, command.s, command.mode),
-        *(expert_direction(workspace, i, command.s) for i in chosen),
-        *(random_direction(workspace, subject, i, command.s) for i in range(command.random_directions)),
+        merge_direction(workspace, subject, grid, command.mode),
+        *(expert_direction(workspace, i, grid) for i in chosen),
+        *(random_direction(workspace, subject, i, grid) for i in range(command.random_directions)),
     ]
 
 

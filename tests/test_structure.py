@@ -153,6 +153,8 @@ def made_in(tree):
 
 
 MADE = {name: made_in(TREES[path]) for name, path in MODULES.items()}
+OLD_NAMES = ("diagnostics.cache", "merging.evaluation")
+"""Modules that only pass on the names of what has moved, for one minor version; nothing of the project uses them."""
 HOUSES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
 
 
@@ -201,6 +203,8 @@ def wrong_doors(own, tree):
 @pytest.mark.parametrize("module", MODULES)
 def test_names_come_from_where_they_are_made_or_through_a_face(module):
     tree = TREES[MODULES[module]]
+    if module in OLD_NAMES:
+        return
     assert module in HOUSES or "__all__" not in MADE[module][0], "only a package's __init__ passes names on"
     assert not list(wrong_doors(module, tree))
 
