@@ -27,6 +27,7 @@ from diagnostics.work.cache import Cache, digest, write
 from diagnostics.work.identity import code_of
 from merging import merge, suites
 from merging.commands import console, run, track
+from merging.files import check_folder
 from merging.plain import to_plain
 from merging.suites import Suite
 from merging.task import accuracy, score_task
@@ -120,8 +121,7 @@ def _main(command: Command) -> None:
     for name, least in (("seeds", 2), ("threads", 1)):
         if getattr(command, name) < least:
             refuse(name, expected=f"at least {least}", got=getattr(command, name), cure="raise it")
-    if command.out.exists() and not command.out.is_dir():
-        refuse(f"output {command.out}", expected="a folder", got="a file", cure="choose another name")
+    check_folder(command.out, "output", ("ablation.json", "ablation.md"), parents=True)
     torch.set_num_threads(command.threads)
     suite = suites.load(command.suite)
     command.out.mkdir(parents=True, exist_ok=True)

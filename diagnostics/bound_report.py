@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,11 +26,15 @@ from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites
 from merging.artifact import load
-from merging.commands import console, run, track
+from merging.commands import console, run, track, write_json
 from merging.execution import check_device
+from merging.files import check_folder, check_outputs
 from merging.plain import from_plain, to_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
+
+REPORT = ("report.html", "report.json")
+"""The report's own files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,8 @@ def report(command: Command) -> None:
     """Load, measure, write and print."""
     started = time.perf_counter()
     if command.json not in (None, "-"):
-        _check_file(Path(command.json))
+        taken = {str(path): path for path in (*command.merged, *(command.out / name for name in REPORT))}
+        check_outputs({"--json": Path(command.json)}, taken)
     with processes() as together:
         workspace = prepare(
             command.merged,
@@ -86,7 +90,7 @@ def report(command: Command) -> None:
     text = records.to_json(to_plain(result), indent=1)
     figures = _write(result, text, command, workspace.workers)
     if command.json == "-":
-        sys.stdout.write(text)
+        write_json(text)
         return
     output = console()
     print_report(result, output)
@@ -113,7 +117,7 @@ def prepare(
     subjects = read_subjects(merged)
     check_sections(sections)
     check_subjects(subjects)
-    check_folder(out)
+    check_folder(out, "report folder", REPORT)
     read_manifest(out / "figures")
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
@@ -159,24 +163,6 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     stems = [p.stem for p in paths]
     labels = methods if len(set(methods)) == len(methods) else stems if len(set(stems)) == len(stems) else paths
     return [Subject(str(label), str(path), a) for label, path, a in zip(labels, paths, artifacts, strict=True)]
-
-
-def check_folder(folder: Path) -> None:
-    """Check that a report can be written into ``folder``, whose parent must exist.
-
-    Raises:
-        InputError: it cannot.
-    """
-    parent = folder if folder.exists() else folder.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        cure = "choose another --out"
-        refuse(f"report folder {folder}", expected="a folder that can be made and written", got=parent, cure=cure)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        got = "a folder" if path.is_dir() else f"{path.parent}"
-        refuse(f"--json {path}", expected="a file in a writable folder, or -", got=got, cure="choose another place")
 
 
 def _write(result: Report, text: str, command: Command, workers: int) -> int:

@@ -41,6 +41,7 @@ from diagnostics.figures.svg import INK, standalone
 from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
 from merging.commands import console, run, track
+from merging.files import check_folder
 from merging.learned import LearnedSettings, Problem
 from merging.suites import Suite
 from merging.task import Split, mean_accuracy, score
@@ -230,6 +231,7 @@ def _main(command: Command) -> None:
     for name in ("steps", "examples", "threads"):
         if getattr(command, name) < 1:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
+    check_folder(command.out, "output", [f"solver_curve.{end}" for end in ("json", "svg", "png")], parents=True)
     torch.set_num_threads(command.threads)
     suite, runs = suites.load(command.suite), _runs(command)
     labels = list(runs)

@@ -29,7 +29,7 @@ from merging.checkpoints import map_safetensors
 from merging.commands import console, track
 from merging.commands.compare import parse
 from merging.commands.measure import REFERENCES, Spec
-from merging.files import check_destination
+from merging.files import check_destination, write
 from merging.methods import find, merge
 
 METHODS = ("average", "task_arithmetic:scale=0.3", "dare_linear:scale=0.3", "slerp", "ties:scale=1")
@@ -95,7 +95,7 @@ def measure(
         print(text)
         return
     if json_out:
-        Path(json_out).write_text(text + "\n", encoding="utf-8")
+        write(json_out, lambda file: file.write(f"{text}\n".encode()))
     _show(cases)
 
 

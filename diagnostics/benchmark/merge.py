@@ -21,7 +21,7 @@ from diagnostics.benchmark.measuring import CLASSES, MIB, cosine_head, peak_memo
 from merging import Task, TaskVectors
 from merging.commands import console, track
 from merging.execution import Autocast, Execution
-from merging.files import check_destination
+from merging.files import check_destination, write
 from merging.learned import LearnedSettings, init, prepare, update
 from merging.learned.perturbations import PERTURBATIONS
 from merging.task_vectors import Storage
@@ -114,7 +114,7 @@ def measure(
         print(text)
         return
     if json_out:
-        Path(json_out).write_text(text + "\n")
+        write(json_out, lambda file: file.write(f"{text}\n".encode()))
     _show(cases)
 
 

@@ -73,6 +73,11 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def literal(name: str) -> str:
+    """Return a name of the user's so that matplotlib shows it as it is: ``$`` begins no formula."""
+    return name.replace("$", r"\$")
+
+
 def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     """Put the legend of ``axes`` under the figure."""
     handles, labels = axes.get_legend_handles_labels()
@@ -81,7 +86,7 @@ def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
 
 def task_axis(axes: Any, tasks: Sequence[str], *, shown: bool) -> None:
     """Put the tasks under the axis, named or not."""
-    axes.set_xticks(range(len(tasks)), tasks if shown else [], rotation=30, ha="right")
+    axes.set_xticks(range(len(tasks)), [literal(task) for task in tasks] if shown else [], rotation=30, ha="right")
 
 
 def short(block: str) -> str:

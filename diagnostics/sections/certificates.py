@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.certificates import Count, disagreement, mixture, pooled
@@ -24,6 +23,7 @@ from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 from merging.methods import METHODS
 
 if TYPE_CHECKING:
@@ -210,13 +210,13 @@ def validation_use(subject: Subject) -> tuple[int | None, str]:
 
 def table(view: View, part: CertificateSection) -> Table:
     """Return the statements, a row each."""
-    table = Table(title=f"{escape(view.label)}: certified 0-1 error (%), n = {part.n} validation labels")
+    table = Table(title=plain(f"{view.label}: certified 0-1 error (%), n = {part.n} validation labels", "table.title"))
     for column in ("equation", "statement", "about", "observed", "certified", "test", "δ"):
         table.add_column(column, justify="right" if column in ("observed", "certified", "test", "δ") else "left")
     for row in part.rows:
         figures = [f"{100 * v:.1f}" for v in (row.observed, row.value, row.test_error)]
         table.add_row(row.equation, row.name, row.about, *figures, f"{row.delta:.3g}")
-    table.caption = escape(part.use)
+    table.caption = plain(part.use, "table.caption")
     return table
 
 
@@ -242,7 +242,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
             )  # fmt: skip
     if part.tasks:
         axes.axhline(len(part.rows) - 0.5, color=FAINT, linewidth=0.6)
-    axes.set_yticks(range(len(entries)), [e[0] for e in entries])
+    axes.set_yticks(range(len(entries)), [style.literal(e[0]) for e in entries])
     axes.invert_yaxis()
     axes.set_xlim(0, None)
     axes.set_xlabel(f"0-1 error (%), n = {part.n} validation labels in all")

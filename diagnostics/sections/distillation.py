@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.distillation import Rung, ladder
@@ -15,6 +14,7 @@ from diagnostics.figures.svg import INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,13 +65,14 @@ def _row(rung: Rung) -> RungRow:
 
 def table(view: View, part: DistillationSection) -> Table:
     """Return the rungs, a row per task and one for all."""
-    table = Table(title=f"{escape(view.label)}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most")
+    title = f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most"
+    table = Table(title=plain(title, "table.title"))
     rungs = (*part.rungs, part.divergence, part.disagreement)
     table.add_column("task")
     for rung in rungs:
         table.add_column(rung.name if rung is not part.divergence else "KL (nats)", justify="right")
     for index, name in enumerate(view.tasks):
-        table.add_row(escape(name), *(shown(rung.per_task[index]) for rung in rungs))
+        table.add_row(plain(name), *(shown(rung.per_task[index]) for rung in rungs))
     table.add_section()
     table.add_row("all tasks", *(shown(rung.total) for rung in rungs))
     return table
@@ -99,7 +100,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
             markersize=4.5, linestyle="", capsize=2, label=name,
         )  # fmt: skip
     sizes = sorted({e.n for e in part.disagreement.per_task})
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xticks(range(len(names)), [style.literal(name) for name in names], rotation=30, ha="right")
     axes.set_ylim(0, None)
     n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     axes.set_ylabel(f"added 0-1 risk, at most (± 2 s.e.)\nn = {n} test examples")

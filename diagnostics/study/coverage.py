@@ -17,12 +17,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bounds.types import InputError
 from bounds.validation import check_count
 from diagnostics.study.certificates import coefficient_rows, held_out_rows
 from diagnostics.study.merging import theorem_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
+from merging.commands import console, run
+from merging.files import check_destination, write
 
 EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     flatness_rows,
@@ -51,7 +52,7 @@ def coverage(draws: int = 2000, seed: int = 0) -> list[Row]:
     check_count(draws, "draws")
     streams = np.random.SeedSequence(seed).spawn(len(EXPERIMENTS))
     pairs = zip(EXPERIMENTS, streams, strict=True)
-    return [row for run, stream in pairs for row in run(np.random.default_rng(stream), draws)]
+    return [row for make, stream in pairs for row in make(np.random.default_rng(stream), draws)]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -83,15 +84,17 @@ class Coverage:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study from the command line; return the exit status (2 for bad input)."""
     command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments)
-    try:
-        rows = coverage(command.draws, command.seed)
-    except InputError as error:
-        Console(stderr=True).print(str(error))
-        return 2
+    return run(lambda: _main(command))
+
+
+def _main(command: Coverage) -> int:
     if command.out is not None:
-        command.out.parent.mkdir(parents=True, exist_ok=True)
-        command.out.write_text(as_csv(rows))
-    show(rows, Console())
+        check_destination(command.out)
+    rows = coverage(command.draws, command.seed)
+    if command.out is not None:
+        text = as_csv(rows).encode()
+        write(command.out, lambda file: file.write(text))
+    show(rows, console())
     return 0 if all(row.passed for row in rows) else 1
 
 

@@ -20,7 +20,7 @@ from merging.commands.compare_figure import draw
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
 from merging.commands.terminal import console, run, track
-from merging.files import replacing
+from merging.files import check_folder, replacing
 from merging.methods import METHODS
 from merging.plain import from_plain, to_plain
 from merging.suites import Suite
@@ -45,6 +45,10 @@ FIGURES: Mapping[str, tuple[_Figure, str]] = {
     "MiB": (lambda m: m.memory, ".0f"),
 }
 """Column -> (figure of a measurement, or None where it has none; format)."""
+
+
+WRITTEN = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.png")
+"""What is written to the output folder."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ def compare(command: Command) -> tuple[list[Measurement], Suite]:
     specs = parse(command.methods)
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    check_folder(command.out, "output", WRITTEN, parents=True)
     suite = suites.load(command.suite)
-    folder = _results(command.out)
+    folder = command.out / "results"
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     for spec in track(specs, f"merging {suite.name}"):
         key = spec.key(suite)
@@ -162,17 +168,6 @@ def _read(path: Path, key: str) -> Measurement | None:
     except InputError:
         return None
     return found.measurement if found.key == key else None
-
-
-def _results(out: Path) -> Path:
-    folder = out / "results"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse(
-            f"output {out}", expected="a folder that can be written", got=error.strerror, cure="choose another --out"
-        )
-    return folder
 
 
 def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:

@@ -22,7 +22,7 @@ from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.terminal import console, run, track
 from merging.execution import Autocast, Execution
-from merging.files import check_destination
+from merging.files import check_outputs
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     command, settings = _parse(arguments)
     row = find(command.method)
-    check_destination(command.out)
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
+    check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     torch.set_num_threads(command.threads)
     with processes() as together:
-        checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
         execution = Execution(
             device=local_device(command.device),
             autocast=command.autocast,
