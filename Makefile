@@ -30,8 +30,10 @@ compare: $(VENV)/.installed
 	    slerp fisher regmean regmean_plus_plus adamerging adamerging_task adamerging++ samerging \
 	    samerging:perturbation=none prodistill symerge gauss_newton tangent
 
+# THREADS: what OpenMP and BLAS may use; the tests themselves compute on one thread.
+THREADS ?= 1
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
 # Runs every notebooks/*.py and writes the .ipynb beside it: the same bytes as long as the results are the same.
 notebooks: $(VENV)/.installed-dev

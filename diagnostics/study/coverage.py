@@ -23,7 +23,7 @@ from diagnostics.study.merging import theorem_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
 from merging.commands import console, run
-from merging.files import check_destination, write
+from merging.files import check_folder, write
 
 EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     flatness_rows,
@@ -89,10 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(command: Coverage) -> int:
     if command.out is not None:
-        check_destination(command.out)
+        check_folder(command.out.parent, "output", [command.out.name], parents=True)
     rows = coverage(command.draws, command.seed)
     if command.out is not None:
         text = as_csv(rows).encode()
+        command.out.parent.mkdir(parents=True, exist_ok=True)
         write(command.out, lambda file: file.write(text))
     show(rows, console())
     return 0 if all(row.passed for row in rows) else 1

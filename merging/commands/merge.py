@@ -22,7 +22,7 @@ from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.terminal import console, run, track
 from merging.execution import Autocast, Execution
-from merging.files import check_outputs
+from merging.files import check_destination, check_outputs
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -78,6 +78,7 @@ def _main(arguments: Sequence[str]) -> None:
     row = find(command.method)
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
+    check_destination(command.out)
     checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
     check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     torch.set_num_threads(command.threads)

@@ -109,9 +109,8 @@ def test_the_command_writes_its_tables(tmp_path, capsys, monkeypatch):
 )
 def test_bad_options_are_refused_in_one_line(options, message, tmp_path, capsys):
     assert main([*QUICK, *options, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.endswith("…"))  # how far it is
     assert message in error
-    assert error.count("\n") == 1
 
 
 def test_a_file_in_the_way_is_refused(tmp_path, capsys):

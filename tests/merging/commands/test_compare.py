@@ -199,7 +199,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, runs, tmp_path, 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("", encoding="utf-8")
     assert main(["compare", "--suite", "toy", "--methods", "average", "--out", str(tmp_path / "out")]) == 2
-    assert "expected a folder that can be written" in capsys.readouterr().err
+    assert "expected a folder that can be made and written" in capsys.readouterr().err
 
 
 def test_the_list_names_every_method_paper_and_setting(capsys):

@@ -13,7 +13,7 @@ from bounds.types import InputError
 from merging.commands import plain, run, track
 
 ROOT = Path(__file__).resolve().parents[3]
-TALK = """
+TALK = r"""
 import sys
 from merging.commands import console, run
 sys.exit(run(lambda: console().print("naïve 任务 → λ\n" * {})))
