@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,11 +26,15 @@ from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites
 from merging.artifact import load
-from merging.commands import console, run, track
+from merging.commands import console, plain, run, track, write_json
 from merging.execution import check_device
+from merging.files import check_folder, check_outputs, encoded, place
 from merging.plain import from_plain, to_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
+
+FILES = ("report.html", "report.json")
+"""What is written into the folder, besides figures and cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(command: Command) -> None:
     """Load, measure, write and print."""
     started = time.perf_counter()
-    if command.json not in (None, "-"):
-        _check_file(Path(command.json))
+    copy = Path(command.json) if command.json not in (None, "-") else None
     with processes() as together:
         workspace = prepare(
             command.merged,
@@ -79,6 +81,8 @@ def report(command: Command) -> None:
             command.workers,
             command.sections,
             together,
+            files=FILES,
+            copy=copy,
         )
         result = build(workspace, command.sections, command.budget_seconds)
     if together.rank:
@@ -86,13 +90,13 @@ def report(command: Command) -> None:
     text = records.to_json(to_plain(result), indent=1)
     figures = _write(result, text, command, workspace.workers)
     if command.json == "-":
-        sys.stdout.write(text)
+        write_json(text)
         return
     output = console()
     print_report(result, output)
     output.print()
     files = f"{command.out / 'report.html'}, report.json and {figures} figures"
-    output.print(f"{files}, {time.perf_counter() - started:.0f} s", highlight=False)
+    output.print(plain(f"{files}, {time.perf_counter() - started:.0f} s"))
 
 
 def prepare(
@@ -104,8 +108,13 @@ def prepare(
     workers: int | None,
     sections: Sequence[str] = (),
     together: Processes | None = None,
+    *,
+    files: Sequence[str] = (),
+    copy: Path | None = None,
 ) -> Workspace:
     """Check everything that can be checked at once, and return the workspace; ``together`` share its work.
+
+    ``files`` are written into the folder ``out``, besides figures and cache; ``copy`` is one more output.
 
     Raises:
         InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
@@ -113,7 +122,7 @@ def prepare(
     subjects = read_subjects(merged)
     check_sections(sections)
     check_subjects(subjects)
-    check_folder(out)
+    _check_places(merged, out, files, copy)
     read_manifest(out / "figures")
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
@@ -161,22 +170,23 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     return [Subject(str(label), str(path), a) for label, path, a in zip(labels, paths, artifacts, strict=True)]
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a report can be written into ``folder``, whose parent must exist.
+def _check_places(merged: Sequence[Path], out: Path, files: Sequence[str], copy: Path | None) -> None:
+    """Check where results go: into a folder whose parent exists, never over an artifact or over one another.
 
     Raises:
-        InputError: it cannot.
+        InputError: they cannot go there.
     """
-    parent = folder if folder.exists() else folder.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        cure = "choose another --out"
-        refuse(f"report folder {folder}", expected="a folder that can be made and written", got=parent, cure=cure)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        got = "a folder" if path.is_dir() else f"{path.parent}"
-        refuse(f"--json {path}", expected="a file in a writable folder, or -", got=got, cure="choose another place")
+    check_folder(out, "report folder", files)
+    for name in ("figures", "cache"):
+        if out.is_dir():
+            check_folder(out / name, "report folder")
+        if copy is not None and place(copy).is_relative_to(place(out / name)):
+            refuse(f"--json {copy}", expected=f"a place outside {out / name}", got="one inside", cure="rename it")
+    own = {f"the report's {name}": out / name for name in files} if out.is_dir() else {}
+    inputs = {f"--merged {path}": path for path in merged}
+    check_outputs({**own, "--json": copy}, inputs)
+    if copy is not None and not out.is_dir() and place(copy) in {place(out), *(place(out / name) for name in files)}:
+        refuse(f"--json {copy}", expected="another place than the report's", got="the same", cure="rename it")
 
 
 def _write(result: Report, text: str, command: Command, workers: int) -> int:
@@ -184,10 +194,10 @@ def _write(result: Report, text: str, command: Command, workers: int) -> int:
     command.out.mkdir(exist_ok=True)
     drawings = draw(result, Cache(command.out / "cache"), workers)  # by the first process alone
     write_figures(command.out / "figures", "report", drawings)
-    write(command.out / "report.html", render(result, drawings).encode())
-    write(command.out / "report.json", text.encode())
+    write(command.out / "report.html", encoded(render(result, drawings)))
+    write(command.out / "report.json", encoded(text))
     if command.json not in (None, "-"):
-        write(Path(command.json), text.encode())
+        write(Path(command.json), encoded(text))
     return len(drawings)
 
 
@@ -201,8 +211,12 @@ class Show:
 
 def show(arguments: Sequence[str]) -> int:
     """``mergebound report show report.json``; return the exit status."""
-    command = tyro.cli(Show, args=arguments, prog="mergebound report show")
-    return run(lambda: print_report(read_report(command.report), console()))
+
+    def main() -> None:
+        command = tyro.cli(Show, args=arguments, prog="mergebound report show")
+        print_report(read_report(command.report), console())
+
+    return run(main)
 
 
 def read_report(path: Path) -> Report:

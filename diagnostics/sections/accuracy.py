@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.types import Estimate, weighted_sum
@@ -52,7 +51,7 @@ def compute(workspace: Workspace, subject: Subject) -> Accuracy:
 
 def table(view: View, part: Accuracy) -> Table:
     """Accuracy and cross-entropy of the three models, a row per task."""
-    return accuracy_table(part.tasks, escape(view.label))
+    return accuracy_table(part.tasks, view.label)
 
 
 def sentence(view: View, part: Accuracy) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
@@ -18,6 +17,7 @@ from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 from merging.params import norm
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[E
 def table(view: View, part: BoundSection) -> Table:
     """Return the terms of every reading, with the measured risk and that of knowing nothing."""
     readings, accuracy = part.readings, view.part(Accuracy)
-    title = f"{escape(view.label)}: bound (5) on the risk, δ = {view.settings.delta} (nats; ± standard error)"
-    table = Table("term", "equation", title=title)
+    title = f"{view.label}: bound (5) on the risk, δ = {view.settings.delta} (nats; ± standard error)"
+    table = Table("term", "equation", title=plain(title, "table.title"))
     for reading in readings:
         table.add_column(reading.reading, justify="right")
     for row in readings[-1].terms:

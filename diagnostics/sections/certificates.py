@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.certificates import Count, disagreement, mixture, pooled
@@ -24,6 +23,7 @@ from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 from merging.methods import METHODS
 
 if TYPE_CHECKING:
@@ -210,13 +210,13 @@ def validation_use(subject: Subject) -> tuple[int | None, str]:
 
 def table(view: View, part: CertificateSection) -> Table:
     """Return the statements, a row each."""
-    table = Table(title=f"{escape(view.label)}: certified 0-1 error (%), n = {part.n} validation labels")
+    table = Table(title=plain(f"{view.label}: certified 0-1 error (%), n = {part.n} validation labels", "table.title"))
     for column in ("equation", "statement", "about", "observed", "certified", "test", "δ"):
         table.add_column(column, justify="right" if column in ("observed", "certified", "test", "δ") else "left")
     for row in part.rows:
         figures = [f"{100 * v:.1f}" for v in (row.observed, row.value, row.test_error)]
         table.add_row(row.equation, row.name, row.about, *figures, f"{row.delta:.3g}")
-    table.caption = escape(part.use)
+    table.caption = plain(part.use, "table.caption")
     return table
 
 
@@ -225,7 +225,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
     from diagnostics.figures import style
 
     entries = [(r.name.split(", pooled")[0] + f" {r.equation}", r.observed, r.value, r.test_error) for r in part.rows]
-    entries += [(t.task, t.observed, t.value, t.test_error) for t in part.tasks]
+    entries += [(style.named(t.task), t.observed, t.value, t.test_error) for t in part.tasks]
     figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
     axes = figure.subplots()
     for row, (_, observed, value, test) in enumerate(entries):

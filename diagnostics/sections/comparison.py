@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from diagnostics.figures.numbers import tau
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ def _order(labels: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:
 
 def table(part: Comparison) -> Table:
     """Return the differences, a column per merge, and the rankings."""
-    title = f"Differences to {escape(part.reference)} (± bootstrap standard error, {part.resamples} resamples)"
-    table = Table("quantity", title=title)
+    title = f"Differences to {part.reference} (± bootstrap standard error, {part.resamples} resamples)"
+    table = Table("quantity", title=plain(title, "table.title"))
     for other in dict.fromkeys(d.merge for d in part.differences):
-        table.add_column(escape(other), justify="right")
+        table.add_column(plain(other), justify="right")
     for quantity in dict.fromkeys(d.quantity for d in part.differences):
         cells = [d.difference for d in part.differences if d.quantity == quantity]
         table.add_row(quantity, *(f"{d.value:+.3f} ± {d.stderr:.3f}" for d in cells))
     rankings = (f"{r.by}: {' < '.join(r.order)} (Kendall τ with the test {tau(r.kendall_tau)})" for r in part.rankings)
-    table.caption = escape("; ".join(rankings))
+    table.caption = plain("; ".join(rankings), "table.caption")
     return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.distillation import Rung, ladder
@@ -15,6 +14,7 @@ from diagnostics.figures.svg import INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,13 +65,15 @@ def _row(rung: Rung) -> RungRow:
 
 def table(view: View, part: DistillationSection) -> Table:
     """Return the rungs, a row per task and one for all."""
-    table = Table(title=f"{escape(view.label)}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most")
+    table = Table(
+        title=plain(f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most", "table.title")
+    )
     rungs = (*part.rungs, part.divergence, part.disagreement)
     table.add_column("task")
     for rung in rungs:
         table.add_column(rung.name if rung is not part.divergence else "KL (nats)", justify="right")
     for index, name in enumerate(view.tasks):
-        table.add_row(escape(name), *(shown(rung.per_task[index]) for rung in rungs))
+        table.add_row(plain(name), *(shown(rung.per_task[index]) for rung in rungs))
     table.add_section()
     table.add_row("all tasks", *(shown(rung.total) for rung in rungs))
     return table
@@ -90,7 +92,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
         "Pinsker": (style.ORANGE, "s"),
         "Bretagnolle-Huber": (style.GREEN, "^"),
     }
-    names = [*view.tasks, "all tasks"]
+    names = [*map(style.named, view.tasks), "all tasks"]
     for shift, (name, (colour, marker)) in enumerate(styles.items()):
         values = [*rungs[name].per_task, rungs[name].total]
         at = [k + 0.13 * (shift - 1.5) for k in range(len(values))]

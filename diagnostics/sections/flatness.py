@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from bounds.autodiff import differentiable
@@ -22,6 +21,7 @@ from diagnostics.sections.entk import KernelSection
 from diagnostics.subject import Subject
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 from merging.params import squared_norms
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def table(view: View, part: FlatnessSection) -> Table:
     """Sharpness and curvature of every task, beside its kernel where that was measured."""
     kernel = view.part(KernelSection)
     measured = f"‖∇L̂‖ = {part.gradient_norm:.3g}, n = {part.examples} per task"
-    table = Table(title=f"{escape(view.label)}: flatness ({measured}) and kernel")
+    table = Table(title=plain(f"{view.label}: flatness ({measured}) and kernel", "table.title"))
     columns = ["task", "sharpness, weights", "sharpness, coefficients", "λ_max Hessian"]
     for column in [*columns, *(["effective rank", "rotation", "‖ΔK‖/‖K_0‖"] if kernel else [])]:
         table.add_column(column, justify="left" if column == "task" else "right")
@@ -130,7 +130,7 @@ def table(view: View, part: FlatnessSection) -> Table:
         if kernel:
             at = kernel.tasks[i]
             cells += [f"{at.effective_rank:.1f}", f"{at.rotation:.3f}", f"{at.relative_change:.2f}"]
-        table.add_row(escape(name), *cells)
+        table.add_row(plain(name), *cells)
     return table
 
 

@@ -74,8 +74,9 @@ def figure(view: View, part: HeterogeneitySection) -> Figure:
     figure = style.new_figure(1.6 + 0.42 * count)
     axes = figure.subplots()
     image = axes.pcolormesh(np.arange(count), np.arange(count), risk, cmap="cividis", shading="nearest")
-    axes.set_xticks(range(count), view.tasks, rotation=40, ha="right")
-    axes.set_yticks(range(count), view.tasks)
+    names = [style.named(name) for name in view.tasks]
+    axes.set_xticks(range(count), names, rotation=40, ha="right")
+    axes.set_yticks(range(count), names)
     axes.invert_yaxis()
     axes.set_xlabel("posterior of expert j")
     axes.set_ylabel("task i")

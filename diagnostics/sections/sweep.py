@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from bounds import ntk
@@ -30,6 +29,7 @@ from diagnostics.subject import Subject
 from diagnostics.terms.path import Path, SweepPoint, ntk_radius
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
+from merging.commands import plain
 from merging.params import norm
 from merging.plain import from_plain, to_plain
 
@@ -175,7 +175,7 @@ def path_table(path: SweepPath, examples: int) -> Table:
     """One path of a sweep, a row per point."""
     radius = "nowhere" if path.ntk_radius is None else f"at {path.ntk_radius:.2f}"
     crossed = f"residual {path.tolerance:g} crossed {radius}"
-    table = Table(title=f"{escape(path.name)}: along θ_0 + s·d, n = {examples} per task; {crossed}")
+    table = Table(title=plain(f"{path.name}: along θ_0 + s·d, n = {examples} per task; {crossed}", "table.title"))
     extra: Mapping[str, Callable[[SweepPoint], float | None]] = {
         "rotation S": lambda p: p.rotation,
         "‖ΔK‖/‖K_0‖": lambda p: p.relative_change,
@@ -240,7 +240,7 @@ def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> 
         "distance ‖θ(s) − θ_0‖ (weights), θ(s) = θ_0 + s·d; residual ‖f − f^lin‖/‖f − f_0‖"
     )
     radius = "never" if path.ntk_radius is None else f"{path.ntk_radius:.2f}"
-    title = f"{path.name}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
+    title = f"{style.named(path.name)}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
     axes.set_title(title, loc="left")
     style.legend_below(figure, axes, 3)
     return figure

@@ -17,12 +17,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bounds.types import InputError
 from bounds.validation import check_count
 from diagnostics.study.certificates import coefficient_rows, held_out_rows
 from diagnostics.study.merging import theorem_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
+from merging.commands import console, run
+from merging.files import check_folder, write
 
 EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     flatness_rows,
@@ -82,16 +83,20 @@ class Coverage:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study from the command line; return the exit status (2 for bad input)."""
-    command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments)
-    try:
-        rows = coverage(command.draws, command.seed)
-    except InputError as error:
-        Console(stderr=True).print(str(error))
-        return 2
+    return run(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"coverage": Coverage}, args=arguments, prog="python -m diagnostics.study"
+    )
+    if command.out is not None:
+        check_folder(command.out.parent, "output", [command.out.name], parents=True)
+    rows = coverage(command.draws, command.seed)
     if command.out is not None:
         command.out.parent.mkdir(parents=True, exist_ok=True)
-        command.out.write_text(as_csv(rows))
-    show(rows, Console())
+        write(command.out, lambda file: file.write(as_csv(rows).encode()))
+    show(rows, console())
     return 0 if all(row.passed for row in rows) else 1
 
 
