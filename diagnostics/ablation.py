@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(command: Command) -> None:
-    for name, least in (("seeds", 2), ("threads", 1)):
+    for name, least in (("seeds", 2), ("steps", 1), ("batch", 1), ("examples", 1), ("threads", 1)):
         if getattr(command, name) < least:
             refuse(name, expected=f"at least {least}", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", ("ablation.json", "ablation.md"), parents=True)

@@ -167,7 +167,8 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     methods = [a.method for a in artifacts]
     stems = [p.stem for p in paths]
     labels = methods if len(set(methods)) == len(methods) else stems if len(set(stems)) == len(stems) else paths
-    return [Subject(str(label), str(path), a) for label, path, a in zip(labels, paths, artifacts, strict=True)]
+    shown = [[encoded(str(text)).decode() for text in texts] for texts in (labels, paths)]  # names that are no UTF-8
+    return [Subject(label, path, a) for label, path, a in zip(*shown, artifacts, strict=True)]
 
 
 def _check_places(merged: Sequence[Path], out: Path, files: Sequence[str], copy: Path | None) -> None:

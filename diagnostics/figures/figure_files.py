@@ -71,6 +71,6 @@ def read_manifest(folder: Path) -> dict[str, Mapping[str, str]]:
     what, cure = f"manifest of figures {path}", "delete it; figures of earlier runs then stay where they are"
     found = from_plain(Manifest, records.read_json(path, SCHEMA, what, cure), what, cure)
     for name in (name for files in found.commands.values() for name in files):
-        if Path(name).name != name or len(name) > LONGEST:
+        if Path(name).name != name or name == ".." or len(name) > LONGEST:
             refuse(what, expected="names of files in its folder", got=repr(name), cure=cure)
     return dict(found.commands)

@@ -22,7 +22,7 @@ from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.terminal import console, plain, run, track
 from merging.execution import Autocast, Execution
-from merging.files import check_outputs, place
+from merging.files import check_destination, check_outputs, place
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     command, settings = _parse(arguments)
+    check_destination(command.out, "--out")
     checkpoint = None
     if isinstance(command, Learning):
         checkpoint = place(command.out.with_name(f"{command.out.name}.checkpoint"))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ from merging.commands import console, plain, run, terminal, track, write_json
 from merging.commands.terminal import _Output
 
 
-def child(code, *, stdout=subprocess.PIPE, **environment):
+def child(code, *, stdout: Any = subprocess.PIPE, **environment):
     """Run a command in a process of its own that does not import PyTorch a second time."""
     code = f"import sys; from merging.commands.terminal import *\nsys.exit(run(lambda: {code}))"
     given = {**os.environ, **environment}
