@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from bounds.types import InputError
 from merging.processes import processes

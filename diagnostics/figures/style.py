@@ -74,11 +74,6 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def literal(name: str) -> str:
-    """Return a name of the user's so that matplotlib shows it as it is: ``$`` begins no formula."""
-    return name.replace("$", r"\$")
-
-
 def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     """Put the legend of ``axes`` under the figure."""
     handles, labels = axes.get_legend_handles_labels()

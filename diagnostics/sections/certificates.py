@@ -242,7 +242,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
             )  # fmt: skip
     if part.tasks:
         axes.axhline(len(part.rows) - 0.5, color=FAINT, linewidth=0.6)
-    axes.set_yticks(range(len(entries)), [style.literal(e[0]) for e in entries])
+    axes.set_yticks(range(len(entries)), [e[0] for e in entries])
     axes.invert_yaxis()
     axes.set_xlim(0, None)
     axes.set_xlabel(f"0-1 error (%), n = {part.n} validation labels in all")

@@ -101,7 +101,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
             markersize=4.5, linestyle="", capsize=2, label=name,
         )  # fmt: skip
     sizes = sorted({e.n for e in part.disagreement.per_task})
-    axes.set_xticks(range(len(names)), [style.literal(name) for name in names], rotation=30, ha="right")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_ylim(0, None)
     n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     axes.set_ylabel(f"added 0-1 risk, at most (± 2 s.e.)\nn = {n} test examples")

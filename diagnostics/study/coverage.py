@@ -94,12 +94,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         check_folder(command.out.parent, "output", [command.out.name], parents=True)
     rows = coverage(command.draws, command.seed)
     if command.out is not None:
-        check_folder(command.out.parent, "output", [command.out.name], parents=True)
-    rows = coverage(command.draws, command.seed)
-    if command.out is not None:
         text = as_csv(rows).encode()
         command.out.parent.mkdir(parents=True, exist_ok=True)
-        write(command.out, lambda file: file.write(as_csv(rows).encode()))
+        write(command.out, lambda file: file.write(text))
     show(rows, console())
     return 0 if all(row.passed for row in rows) else 1
 

@@ -49,10 +49,6 @@ FILES = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.pn
 """What is written into the folder, besides the results."""
 
 
-WRITTEN = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.png")
-"""What is written to the output folder."""
-
-
 @dataclass(frozen=True)
 class Command:
     """Merge a suite's experts with each method and write one table: terminal, JSON, CSV, Markdown and a figure.

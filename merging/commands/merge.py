@@ -88,9 +88,6 @@ def _main(arguments: Sequence[str]) -> None:
     check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
-    check_destination(command.out)
-    checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
-    check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     torch.set_num_threads(command.threads)
     with processes() as together:
         execution = Execution(processes=together)

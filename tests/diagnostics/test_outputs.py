@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -71,7 +72,7 @@ CASES = (
     (solver_curve.main, "--suite toy --out solver_curve", "got a pipe"),
     (coverage.main, "coverage --out pipe", "got a pipe"),
     (lambda _: run(lambda: benchmark_merge.measure(json_out="pipe")), "", "got a pipe"),
-    (lambda _: run(lambda: benchmark_merge.measure(folder=os.curdir + "/x")), "", "--place mapped"),
+    (lambda _: run(lambda: benchmark_merge.measure(folder=Path("x"))), "", "--place mapped"),
     (lambda _: run(lambda: closed_form.measure(json_out="pipe")), "", "got a pipe"),
 )
 
