@@ -83,18 +83,23 @@ class Coverage:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study from the command line; return the exit status (2 for bad input)."""
-    command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments)
-    return run(lambda: _main(command))
+    return run(lambda: _main(arguments))
 
 
-def _main(command: Coverage) -> int:
+def _main(arguments: Sequence[str] | None) -> int:
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"coverage": Coverage}, args=arguments, prog="python -m diagnostics.study"
+    )
+    if command.out is not None:
+        check_folder(command.out.parent, "output", [command.out.name], parents=True)
+    rows = coverage(command.draws, command.seed)
     if command.out is not None:
         check_folder(command.out.parent, "output", [command.out.name], parents=True)
     rows = coverage(command.draws, command.seed)
     if command.out is not None:
         text = as_csv(rows).encode()
         command.out.parent.mkdir(parents=True, exist_ok=True)
-        write(command.out, lambda file: file.write(text))
+        write(command.out, lambda file: file.write(as_csv(rows).encode()))
     show(rows, console())
     return 0 if all(row.passed for row in rows) else 1
 
