@@ -27,7 +27,7 @@ from diagnostics.work.cache import Cache, digest, write
 from diagnostics.work.identity import code_of
 from merging import merge, suites
 from merging.commands import console, run, track
-from merging.files import check_folder
+from merging.files import check_folder, encoded
 from merging.plain import to_plain
 from merging.suites import Suite
 from merging.task import accuracy, score_task
@@ -113,21 +113,21 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.ablation")
-    return run(lambda: _main(command))
+    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.ablation")))
 
 
 def _main(command: Command) -> None:
-    for name, least in (("seeds", 2), ("threads", 1)):
+    for name, least in (("seeds", 2), ("steps", 1), ("batch", 1), ("examples", 1), ("threads", 1)):
         if getattr(command, name) < least:
             refuse(name, expected=f"at least {least}", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", ("ablation.json", "ablation.md"), parents=True)
+    check_folder(command.out / "runs", "output", parents=True)
     torch.set_num_threads(command.threads)
     suite = suites.load(command.suite)
     command.out.mkdir(parents=True, exist_ok=True)
     lines = ablate(suite, command)
     content = {"suite": suite.name, "seeds": command.seeds, "lines": [to_plain(line) for line in lines]}
-    write(command.out / "ablation.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    write(command.out / "ablation.json", encoded(json.dumps(content, indent=1, ensure_ascii=False)))
     write(command.out / "ablation.md", as_markdown(lines, command).encode())
     output = console()
     output.print(as_table(lines, suite.name))

@@ -26,15 +26,15 @@ from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites
 from merging.artifact import load
-from merging.commands import console, run, track, write_json
+from merging.commands import console, plain, run, track, write_json
 from merging.execution import check_device
-from merging.files import check_folder, check_outputs
+from merging.files import check_folder, check_outputs, encoded, place
 from merging.plain import from_plain, to_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
 
-REPORT = ("report.html", "report.json")
-"""The report's own files."""
+FILES = ("report.html", "report.json")
+"""What is written into the folder, besides figures and cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(command: Command) -> None:
     """Load, measure, write and print."""
     started = time.perf_counter()
-    if command.json not in (None, "-"):
-        taken = {str(path): path for path in (*command.merged, *(command.out / name for name in REPORT))}
-        check_outputs({"--json": Path(command.json)}, taken)
+    copy = Path(command.json) if command.json not in (None, "-") else None
     with processes() as together:
         workspace = prepare(
             command.merged,
@@ -83,6 +81,8 @@ def report(command: Command) -> None:
             command.workers,
             command.sections,
             together,
+            files=FILES,
+            copy=copy,
         )
         result = build(workspace, command.sections, command.budget_seconds)
     if together.rank:
@@ -96,7 +96,7 @@ def report(command: Command) -> None:
     print_report(result, output)
     output.print()
     files = f"{command.out / 'report.html'}, report.json and {figures} figures"
-    output.print(f"{files}, {time.perf_counter() - started:.0f} s", highlight=False)
+    output.print(plain(f"{files}, {time.perf_counter() - started:.0f} s"))
 
 
 def prepare(
@@ -108,8 +108,13 @@ def prepare(
     workers: int | None,
     sections: Sequence[str] = (),
     together: Processes | None = None,
+    *,
+    files: Sequence[str] = (),
+    copy: Path | None = None,
 ) -> Workspace:
     """Check everything that can be checked at once, and return the workspace; ``together`` share its work.
+
+    ``files`` are written into the folder ``out``, besides figures and cache; ``copy`` is one more output.
 
     Raises:
         InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
@@ -117,7 +122,7 @@ def prepare(
     subjects = read_subjects(merged)
     check_sections(sections)
     check_subjects(subjects)
-    check_folder(out, "report folder", REPORT)
+    _check_places(merged, out, files, copy)
     read_manifest(out / "figures")
     if workers is not None and workers < 1:
         refuse("workers", expected="at least 1", got=workers, cure="leave it out for one per CPU")
@@ -162,7 +167,27 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     methods = [a.method for a in artifacts]
     stems = [p.stem for p in paths]
     labels = methods if len(set(methods)) == len(methods) else stems if len(set(stems)) == len(stems) else paths
-    return [Subject(str(label), str(path), a) for label, path, a in zip(labels, paths, artifacts, strict=True)]
+    shown = [[encoded(str(text)).decode() for text in texts] for texts in (labels, paths)]  # names that are no UTF-8
+    return [Subject(label, path, a) for label, path, a in zip(*shown, artifacts, strict=True)]
+
+
+def _check_places(merged: Sequence[Path], out: Path, files: Sequence[str], copy: Path | None) -> None:
+    """Check where results go: into a folder whose parent exists, never over an artifact or over one another.
+
+    Raises:
+        InputError: they cannot go there.
+    """
+    check_folder(out, "report folder", files)
+    for name in ("figures", "cache"):
+        if out.is_dir():
+            check_folder(out / name, "report folder")
+        if copy is not None and place(copy).is_relative_to(place(out / name)):
+            refuse(f"--json {copy}", expected=f"a place outside {out / name}", got="one inside", cure="rename it")
+    own = {f"the report's {name}": out / name for name in files} if out.is_dir() else {}
+    inputs = {f"--merged {path}": path for path in merged}
+    check_outputs({**own, "--json": copy}, inputs)
+    if copy is not None and not out.is_dir() and place(copy) in {place(out), *(place(out / name) for name in files)}:
+        refuse(f"--json {copy}", expected="another place than the report's", got="the same", cure="rename it")
 
 
 def _write(result: Report, text: str, command: Command, workers: int) -> int:
@@ -170,10 +195,10 @@ def _write(result: Report, text: str, command: Command, workers: int) -> int:
     command.out.mkdir(exist_ok=True)
     drawings = draw(result, Cache(command.out / "cache"), workers)  # by the first process alone
     write_figures(command.out / "figures", "report", drawings)
-    write(command.out / "report.html", render(result, drawings).encode())
-    write(command.out / "report.json", text.encode())
+    write(command.out / "report.html", encoded(render(result, drawings)))
+    write(command.out / "report.json", encoded(text))
     if command.json not in (None, "-"):
-        write(Path(command.json), text.encode())
+        write(Path(command.json), encoded(text))
     return len(drawings)
 
 
@@ -187,8 +212,12 @@ class Show:
 
 def show(arguments: Sequence[str]) -> int:
     """``mergebound report show report.json``; return the exit status."""
-    command = tyro.cli(Show, args=arguments, prog="mergebound report show")
-    return run(lambda: print_report(read_report(command.report), console()))
+
+    def main() -> None:
+        command = tyro.cli(Show, args=arguments, prog="mergebound report show")
+        print_report(read_report(command.report), console())
+
+    return run(main)
 
 
 def read_report(path: Path) -> Report:

@@ -223,15 +223,14 @@ def table(curves: Sequence[Curve]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    command = tyro.cli(Command, args=arguments, prog="python -m diagnostics.solver_curve")
-    return run(lambda: _main(command))
+    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.solver_curve")))
 
 
 def _main(command: Command) -> None:
     for name in ("steps", "examples", "threads"):
         if getattr(command, name) < 1:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
-    check_folder(command.out, "output", [f"solver_curve.{end}" for end in ("json", "svg", "png")], parents=True)
+    check_folder(command.out, "output", [f"solver_curve.{kind}" for kind in ("json", "svg", "png")], parents=True)
     torch.set_num_threads(command.threads)
     suite, runs = suites.load(command.suite), _runs(command)
     labels = list(runs)

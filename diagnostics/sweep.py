@@ -35,7 +35,8 @@ from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_tabl
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
-from merging.commands import console, run
+from merging.commands import console, plain, run
+from merging.files import encoded
 from merging.plain import to_plain
 
 _Unused = Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress]
@@ -51,6 +52,10 @@ class SweepSettings(Settings):
     hessian: _Unused = Settings.hessian
     gibbs_draws: _Unused = Settings.gibbs_draws
     resamples: _Unused = Settings.resamples
+
+
+FILES = ("sweep.csv", "sweep.json")
+"""What is written into the folder, besides figures and cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +99,22 @@ def _main(command: Command) -> None:
     check_grid(grid)
     if command.random_directions < 0:
         refuse("random directions", expected="0 or more", got=command.random_directions, cure="0 leaves them out")
-    workspace = prepare([command.merged], command.out, command.settings, command.alpha, command.device, command.workers)
+    workspace = prepare(
+        [command.merged], command.out, command.settings, command.alpha, command.device, command.workers, files=FILES
+    )
     local = Local(command.drift, command.sharpness)
     section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)
-    write(command.out / "sweep.csv", as_csv(section).encode())
+    write(command.out / "sweep.csv", encoded(as_csv(section)))
     text = json.dumps(to_plain(section), indent=1, ensure_ascii=False, allow_nan=False)
-    write(command.out / "sweep.json", f"{text}\n".encode())
+    write(command.out / "sweep.json", encoded(f"{text}\n"))
     _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
         output.print(path_table(path, section.examples))
         output.print()
-    output.print(f"{command.out / 'sweep.csv'}, sweep.json and {len(section.paths)} figures", highlight=False)
+    output.print(plain(f"{command.out / 'sweep.csv'}, sweep.json and {len(section.paths)} figures"))
 
 
 def check_grid(grid: Sequence[float]) -> None:

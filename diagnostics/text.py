@@ -7,13 +7,14 @@ from rich.console import Console
 from diagnostics.report import Report, parts_of
 from diagnostics.sections import comparison
 from diagnostics.sections.table import SECTIONS
+from merging.commands import plain
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the verdict and the tables of the sections that are there."""
     console.print()
     for sentence in report.verdict:
-        console.print(f"• {sentence}", highlight=False, markup=False)
+        console.print(plain(f"• {sentence}"))
     for name, section in SECTIONS.items():
         if section.table is None:
             continue
@@ -24,4 +25,4 @@ def print_report(report: Report, console: Console) -> None:
         console.print()
         console.print(comparison.table(report.comparison))
     for label, reason in report.provenance.missing.items():
-        console.print(f"not computed: {label}: {reason}", highlight=False, markup=False)
+        console.print(plain(f"not computed: {label}: {reason}"))

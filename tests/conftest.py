@@ -1,7 +1,12 @@
-"""One thread and fixed seeds for every test."""
+"""One thread and fixed seeds for every test, whatever the environment says; processes that tests start inherit it."""
 
-import pytest
-import torch
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

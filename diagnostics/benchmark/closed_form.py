@@ -26,7 +26,7 @@ from diagnostics.benchmark.measuring import MIB, peak_memory, private_bytes
 from merging import TaskVectors
 from merging.artifact import save
 from merging.checkpoints import map_safetensors
-from merging.commands import console, track
+from merging.commands import console, track, write_json
 from merging.commands.compare import parse
 from merging.commands.measure import REFERENCES, Spec
 from merging.files import check_destination, write
@@ -87,15 +87,15 @@ def measure(
         refuse("tasks and threads", expected="at least 2 and 1", got=f"{tasks} and {threads}", cure="raise them")
     specs = [_checked(spec) for spec in parse(methods) if spec.method not in REFERENCES]
     if json_out not in ("", "-"):
-        check_destination(json_out)
+        check_destination(json_out, "--json-out")
     with _experts(model, tasks, folder) as files:
         cases = [_apart(spec, model, files, threads) for spec in track(specs, "methods")]
     text = json.dumps([asdict(case) for case in cases], indent=1)
     if json_out == "-":
-        print(text)
+        write_json(text + "\n")
         return
     if json_out:
-        write(json_out, lambda file: file.write(f"{text}\n".encode()))
+        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(cases)
 
 

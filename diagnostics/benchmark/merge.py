@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from bounds.scores import log_probabilities, mean_kl
 from bounds.types import Forward, Params, Sample, refuse
 from diagnostics.benchmark.measuring import CLASSES, MIB, cosine_head, peak_memory, private_bytes, seconds, tower
 from merging import Task, TaskVectors
-from merging.commands import console, track
+from merging.commands import console, track, write_json
 from merging.execution import Autocast, Execution
 from merging.files import check_destination, write
 from merging.learned import LearnedSettings, init, prepare, update
@@ -95,7 +96,9 @@ def measure(
             known = [key for key, row in PERTURBATIONS.items() if row.passes in ("1", "2")]
             refuse("perturbation", expected=" or ".join(known), got=repr(name), cure="choose from these")
     if json_out not in ("", "-"):
-        check_destination(json_out)
+        check_destination(json_out, "--json-out")
+    if place == "memory" and folder != Path():
+        refuse("folder", expected="--place mapped", got="--place memory", cure="leave --folder out")
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -111,10 +114,10 @@ def measure(
             experts.remove()
     text = json.dumps([asdict(case) for case in cases], indent=1)
     if json_out == "-":
-        print(text)
+        write_json(text + "\n")
         return
     if json_out:
-        write(json_out, lambda file: file.write(f"{text}\n".encode()))
+        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(cases)
 
 
@@ -177,7 +180,8 @@ class _Experts:
         self.autocast: Autocast = "none" if storage == "float32" else "bfloat16"
         self.forward, base = cosine_head(module, module.output_dim)
         base = {name: value.detach() for name, value in base.items()}
-        self.file = folder / f"task_vectors_{storage}.safetensors" if place == "mapped" else None
+        self.folder = tempfile.TemporaryDirectory(dir=folder, prefix="mergebound.") if place == "mapped" else None
+        self.file = Path(self.folder.name) / "task_vectors.safetensors" if self.folder else None
         names = [f"task{t}" for t in range(count)]
         generator = torch.Generator().manual_seed(0)
         kept = Storage(getattr(torch, storage), self.file)
@@ -193,9 +197,9 @@ class _Experts:
         self.tasks = [_task(name, self.forward, self.images) for name in names]
 
     def remove(self) -> None:
-        """Remove the mapped file."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        """Remove the mapped file, and the folder of its own that it lies in: nobody else's file is touched."""
+        if self.folder is not None:
+            self.folder.cleanup()
 
 
 def _task(name: str, forward: Forward, images: Tensor) -> Task:

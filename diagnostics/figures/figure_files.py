@@ -12,10 +12,13 @@ from bounds.types import refuse
 from diagnostics.figures.svg import Drawing, standalone
 from diagnostics.work.cache import write
 from merging import records
+from merging.files import encoded
 from merging.plain import from_plain, to_plain
 
 MANIFEST = "manifest.json"
 SCHEMA = "mergebound.figures/1"
+LONGEST = 100
+"""Characters of a figure's name; our own have fewer."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ def write_figures(folder: Path, command: str, drawings: Mapping[str, Drawing]) -
     commands = read_manifest(folder)
     files: dict[str, bytes] = {}
     for name, drawing in drawings.items():
-        files[f"{name}.svg"] = standalone(drawing.svg).encode()
+        files[f"{name}.svg"] = encoded(standalone(drawing.svg))
         files[f"{name}.png"] = base64.b64decode(drawing.png)
     for name, digest in commands.get(command, {}).items():
         path = folder / name
-        if name not in files and path.is_file() and _digest(path.read_bytes()) == digest:
+        if name not in files and not path.is_symlink() and path.is_file() and _digest(path.read_bytes()) == digest:
             path.unlink()
     for name, content in files.items():
         write(folder / name, content)
@@ -68,6 +71,6 @@ def read_manifest(folder: Path) -> dict[str, Mapping[str, str]]:
     what, cure = f"manifest of figures {path}", "delete it; figures of earlier runs then stay where they are"
     found = from_plain(Manifest, records.read_json(path, SCHEMA, what, cure), what, cure)
     for name in (name for files in found.commands.values() for name in files):
-        if Path(name).name != name:
+        if Path(name).name != name or name == ".." or len(name) > LONGEST:
             refuse(what, expected="names of files in its folder", got=repr(name), cure=cure)
     return dict(found.commands)

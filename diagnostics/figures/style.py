@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,11 +74,6 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def literal(name: str) -> str:
-    """Return a name of the user's so that matplotlib shows it as it is: ``$`` begins no formula."""
-    return name.replace("$", r"\$")
-
-
 def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
     """Put the legend of ``axes`` under the figure."""
     handles, labels = axes.get_legend_handles_labels()
@@ -86,18 +82,25 @@ def legend_below(figure: Figure, axes: Any, columns: int = 3) -> None:
 
 def task_axis(axes: Any, tasks: Sequence[str], *, shown: bool) -> None:
     """Put the tasks under the axis, named or not."""
-    axes.set_xticks(range(len(tasks)), [literal(task) for task in tasks] if shown else [], rotation=30, ha="right")
+    axes.set_xticks(range(len(tasks)), [named(task) for task in tasks] if shown else [], rotation=30, ha="right")
 
 
 def short(block: str) -> str:
     """Return a block's name as figures show it."""
-    return block.replace("transformer.resblocks.", "layer ")
+    return named(block.replace("transformer.resblocks.", "layer "), 40)
+
+
+def named(name: str, most: int = 28) -> str:
+    """Return a name as a label of a figure: printable, one line, no mathematics, at most ``most`` characters."""
+    shown = "".join(c if c.isprintable() else " " for c in name)
+    return (shown if len(shown) <= most else f"{shown[: most - 1]}…").replace("$", r"\$")
 
 
 def as_images(draw: Callable[[], Figure], name: str) -> Drawing:
     """Draw in the report's style: an SVG element with placeholder colours, and a PNG on white in base 64."""
     vector, pixels = io.StringIO(), io.BytesIO()
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the SVG has the text itself
         figure = draw()
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         figure.set_layout_engine("none")  # the layout is there already

@@ -149,9 +149,8 @@ def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[E
 def table(view: View, part: BoundSection) -> Table:
     """Return the terms of every reading, with the measured risk and that of knowing nothing."""
     readings, accuracy = part.readings, view.part(Accuracy)
-    text = f"{view.label}: bound (5) on the risk, δ = {view.settings.delta} (nats; ± standard error)"
-    title = plain(text, "table.title")
-    table = Table("term", "equation", title=title)
+    title = f"{view.label}: bound (5) on the risk, δ = {view.settings.delta} (nats; ± standard error)"
+    table = Table("term", "equation", title=plain(title, "table.title"))
     for reading in readings:
         table.add_column(reading.reading, justify="right")
     for row in readings[-1].terms:

@@ -225,7 +225,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
     from diagnostics.figures import style
 
     entries = [(r.name.split(", pooled")[0] + f" {r.equation}", r.observed, r.value, r.test_error) for r in part.rows]
-    entries += [(t.task, t.observed, t.value, t.test_error) for t in part.tasks]
+    entries += [(style.named(t.task), t.observed, t.value, t.test_error) for t in part.tasks]
     figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
     axes = figure.subplots()
     for row, (_, observed, value, test) in enumerate(entries):
@@ -242,7 +242,7 @@ def figure(view: View, part: CertificateSection) -> Figure:
             )  # fmt: skip
     if part.tasks:
         axes.axhline(len(part.rows) - 0.5, color=FAINT, linewidth=0.6)
-    axes.set_yticks(range(len(entries)), [style.literal(e[0]) for e in entries])
+    axes.set_yticks(range(len(entries)), [e[0] for e in entries])
     axes.invert_yaxis()
     axes.set_xlim(0, None)
     axes.set_xlabel(f"0-1 error (%), n = {part.n} validation labels in all")

@@ -153,11 +153,10 @@ def _order(labels: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:
 
 def table(part: Comparison) -> Table:
     """Return the differences, a column per merge, and the rankings."""
-    text = f"Differences to {part.reference} (± bootstrap standard error, {part.resamples} resamples)"
-    title = plain(text, "table.title")
-    table = Table("quantity", title=title)
+    title = f"Differences to {part.reference} (± bootstrap standard error, {part.resamples} resamples)"
+    table = Table("quantity", title=plain(title, "table.title"))
     for other in dict.fromkeys(d.merge for d in part.differences):
-        table.add_column(plain(other, "table.header"), justify="right")
+        table.add_column(plain(other), justify="right")
     for quantity in dict.fromkeys(d.quantity for d in part.differences):
         cells = [d.difference for d in part.differences if d.quantity == quantity]
         table.add_row(quantity, *(f"{d.value:+.3f} ± {d.stderr:.3f}" for d in cells))

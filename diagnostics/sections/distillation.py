@@ -65,8 +65,9 @@ def _row(rung: Rung) -> RungRow:
 
 def table(view: View, part: DistillationSection) -> Table:
     """Return the rungs, a row per task and one for all."""
-    title = f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most"
-    table = Table(title=plain(title, "table.title"))
+    table = Table(
+        title=plain(f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most", "table.title")
+    )
     rungs = (*part.rungs, part.divergence, part.disagreement)
     table.add_column("task")
     for rung in rungs:
@@ -91,7 +92,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
         "Pinsker": (style.ORANGE, "s"),
         "Bretagnolle-Huber": (style.GREEN, "^"),
     }
-    names = [*view.tasks, "all tasks"]
+    names = [*map(style.named, view.tasks), "all tasks"]
     for shift, (name, (colour, marker)) in enumerate(styles.items()):
         values = [*rungs[name].per_task, rungs[name].total]
         at = [k + 0.13 * (shift - 1.5) for k in range(len(values))]
@@ -100,7 +101,7 @@ def figure(view: View, part: DistillationSection) -> Figure:
             markersize=4.5, linestyle="", capsize=2, label=name,
         )  # fmt: skip
     sizes = sorted({e.n for e in part.disagreement.per_task})
-    axes.set_xticks(range(len(names)), [style.literal(name) for name in names], rotation=30, ha="right")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_ylim(0, None)
     n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     axes.set_ylabel(f"added 0-1 risk, at most (± 2 s.e.)\nn = {n} test examples")

@@ -89,7 +89,8 @@ def figure(view: View, part: KernelSection) -> Figure:
         values = [v for v in task.eigenvalues if v > 0]
         middle.plot(
             range(1, len(values) + 1), values, color=colours[index % 4], linewidth=1,
-            linestyle=dashes[(index // 4) % 4], marker=markers[index % 8], markersize=3, label=name,
+            linestyle=dashes[(index // 4) % 4], marker=markers[index % 8], markersize=3,
+            label=style.named(name),
         )  # fmt: skip
     middle.set_yscale("log")
     middle.set_xlabel("index of the eigenvalue")

@@ -74,7 +74,7 @@ def figure(view: View, part: HeterogeneitySection) -> Figure:
     figure = style.new_figure(1.6 + 0.42 * count)
     axes = figure.subplots()
     image = axes.pcolormesh(np.arange(count), np.arange(count), risk, cmap="cividis", shading="nearest")
-    names = [style.literal(task) for task in view.tasks]
+    names = [style.named(name) for name in view.tasks]
     axes.set_xticks(range(count), names, rotation=40, ha="right")
     axes.set_yticks(range(count), names)
     axes.invert_yaxis()

@@ -240,8 +240,8 @@ def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> 
         "distance ‖θ(s) − θ_0‖ (weights), θ(s) = θ_0 + s·d; residual ‖f − f^lin‖/‖f − f_0‖"
     )
     radius = "never" if path.ntk_radius is None else f"{path.ntk_radius:.2f}"
-    title = f"{path.name}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
-    axes.set_title(style.literal(title), loc="left")
+    title = f"{style.named(path.name)}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
+    axes.set_title(title, loc="left")
     style.legend_below(figure, axes, 3)
     return figure
 

@@ -83,11 +83,13 @@ class Coverage:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study from the command line; return the exit status (2 for bad input)."""
-    command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments)
-    return run(lambda: _main(command))
+    return run(lambda: _main(arguments))
 
 
-def _main(command: Coverage) -> int:
+def _main(arguments: Sequence[str] | None) -> int:
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"coverage": Coverage}, args=arguments, prog="python -m diagnostics.study"
+    )
     if command.out is not None:
         check_folder(command.out.parent, "output", [command.out.name], parents=True)
     rows = coverage(command.draws, command.seed)

@@ -23,7 +23,7 @@ Data = TypeVar("Data")
 def digest(*parts: Any) -> str:
     """Return the hash of plain values (data classes, lists, mappings, sets, numbers, text)."""
     text = json.dumps(to_plain(parts), sort_keys=True, ensure_ascii=False, default=sorted)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(files.encoded(text)).hexdigest()[:24]
 
 
 def digest_params(params: Params) -> str:
@@ -66,7 +66,7 @@ class Cache:
             return kept
         value = make()
         if path is not None:
-            write(path, records.to_json(_piece(name, key, to_plain(value))).encode())
+            write(path, files.encoded(records.to_json(_piece(name, key, to_plain(value)))))
         return value
 
     def has(self, name: str, key: str) -> bool:

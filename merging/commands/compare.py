@@ -19,8 +19,8 @@ from merging import records, suites
 from merging.commands.compare_figure import draw
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
-from merging.commands.terminal import console, run, track
-from merging.files import check_folder, replacing
+from merging.commands.terminal import console, plain, run, track
+from merging.files import check_destination, check_folder, encoded, write
 from merging.methods import METHODS
 from merging.plain import from_plain, to_plain
 from merging.suites import Suite
@@ -45,10 +45,8 @@ FIGURES: Mapping[str, tuple[_Figure, str]] = {
     "MiB": (lambda m: m.memory, ".0f"),
 }
 """Column -> (figure of a measurement, or None where it has none; format)."""
-
-
-WRITTEN = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.png")
-"""What is written to the output folder."""
+FILES = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.png")
+"""What is written into the folder, besides the results."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,12 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
+    return run(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
     command = tyro.cli(Command, args=arguments, prog="python -m merging compare", description=Command.__doc__)
-    return run(lambda: _print(*compare(command), command.out))
+    _print(*compare(command), command.out)
 
 
 def compare(command: Command) -> tuple[list[Measurement], Suite]:
@@ -84,14 +86,14 @@ def compare(command: Command) -> tuple[list[Measurement], Suite]:
     specs = parse(command.methods)
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
-    check_folder(command.out, "output", WRITTEN, parents=True)
+    check_folder(command.out, "output", FILES, parents=True)
     suite = suites.load(command.suite)
-    folder = command.out / "results"
+    folder = check_folder(command.out / "results", "output", parents=True)
     folder.mkdir(parents=True, exist_ok=True)
+    keys = [spec.key(suite) for spec in specs]
+    paths = [check_destination(folder / f"{s.method}-{key}.json") for s, key in zip(specs, keys, strict=True)]
     found = []
-    for spec in track(specs, f"merging {suite.name}"):
-        key = spec.key(suite)
-        path = folder / f"{spec.method}-{key}.json"
+    for spec, key, path in track(list(zip(specs, keys, paths, strict=True)), f"merging {suite.name}"):
         found.append(replace(_read(path, key) or _measure(spec, command, path, key), label=spec.label))
     done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
     if not any(m.method in METHODS for m in done):
@@ -181,7 +183,7 @@ def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
     csv.writer(text).writerows([[*header, "reason"], *([*c, row.reason] for c, row in zip(cells, rows, strict=True))])
     _write(out / "compare.csv", text.getvalue())
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
     reasons = "".join(f"\n- `{row.label}` did not run: {row.reason}" for row in rows if row.reason)
     _write(out / "compare.md", f"{table}\n\nSuite {suite.name}; {UNITS}.\n{reasons}\n")
     for suffix, image in draw([row for row in rows if not row.reason], suite.name).items():
@@ -189,8 +191,13 @@ def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    data = encoded(content) if isinstance(content, str) else content
+    write(path, lambda file: file.write(data))
+
+
+def _markdown(cell: str) -> str:
+    """Return text as a cell of a Markdown table."""
+    return str(plain(cell)).replace("\n", " ").replace("|", "\\|")
 
 
 def _cells(row: Measurement, tasks: int) -> list[str]:
@@ -210,14 +217,14 @@ def _print(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
         (f"test accuracy (%) on {suite.name}", ["method", *names], lambda c: [c[0], *c[-last:]]),
     )
     for title, header, part in parts:
-        table = Table(title=title)
+        table = Table(title=plain(title, "table.title"))
         for column in header:
-            table.add_column(column, justify="left" if column == "method" else "right")
+            table.add_column(plain(column), justify="left" if column == "method" else "right")
         for line in cells:
             table.add_row(*part(line))
         output.print(table)
     output.print(UNITS)
     for row in rows:
         if row.reason:
-            output.print(f"{row.label} did not run: {row.reason}", soft_wrap=True, highlight=False)
-    output.print(f"{out}: compare.json, compare.csv, compare.md, compare.svg, compare.png", soft_wrap=True)
+            output.print(plain(f"{row.label} did not run: {row.reason}"), soft_wrap=True)
+    output.print(f"{plain(str(out))}: {', '.join(FILES)}", soft_wrap=True)

@@ -71,7 +71,7 @@ def _figure(rows: Sequence[Measurement], suite: str) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("wall time of the merge (s)")
     axes.set_ylabel("mean test accuracy (%)")
-    axes.set_title(f"merges of {suite}", fontsize=10)
+    axes.set_title(f"merges of {suite}".replace("$", r"\$"), fontsize=10)
     axes.grid(alpha=0.25, linewidth=0.5)
     low, high = axes.get_ylim()
     places = spread([(height - low) / (high - low) for height in heights], 1 / (4.2 * figure.get_figheight()))

@@ -20,9 +20,9 @@ from merging import presets, suites
 from merging.artifact import MergeArtifact, save
 from merging.commands import compare, listing
 from merging.commands.evaluation import accuracy_table, evaluate
-from merging.commands.terminal import console, run, track
+from merging.commands.terminal import console, plain, run, track
 from merging.execution import Autocast, Execution
-from merging.files import check_destination, check_outputs
+from merging.files import check_destination, check_outputs, place
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -48,14 +48,20 @@ class Command:
     """The artifact to write."""
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
-    device: str = "cpu"
-    """Where the network's passes run: cpu, cuda (under torchrun one for each process of a machine) or cuda:N."""
-    autocast: Autocast = "none"
-    """Precision of the network's passes: none (the weights' own), bfloat16 or float16."""
     storage: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of stored task vectors; by default the experts' own, at least float32. Sums are taken in float32."""
     mapped: Path | None = None
     """Write the task vectors to this file once and map it, instead of holding them in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Command):
+    """The options of the command with a method that takes passes through the networks."""
+
+    device: str = "cpu"
+    """Where the network's passes run: cpu, cuda (under torchrun one for each process of a machine) or cuda:N."""
+    autocast: Autocast = "none"
+    """Precision of the network's passes: none (the weights' own), bfloat16 or float16."""
     checkpoint_every: int = 10
     """Learned methods keep their progress in OUT.checkpoint every so many steps, until the artifact is written."""
     resume: bool = False
@@ -75,22 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     command, settings = _parse(arguments)
-    row = find(command.method)
+    check_destination(command.out, "--out")
+    checkpoint = None
+    if isinstance(command, Learning):
+        checkpoint = place(command.out.with_name(f"{command.out.name}.checkpoint"))
+    check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     if command.threads < 1:
         refuse("threads", expected="at least 1", got=command.threads, cure="raise it")
-    check_destination(command.out)
-    checkpoint = command.out.with_name(f"{command.out.name}.checkpoint") if row.executes else None
-    check_outputs({"--out": command.out, "--mapped": command.mapped, "checkpoint": checkpoint})
     torch.set_num_threads(command.threads)
     with processes() as together:
-        execution = Execution(
-            device=local_device(command.device),
-            autocast=command.autocast,
-            processes=together,
-            checkpoint=checkpoint,
-            every=command.checkpoint_every,
-            resume=command.resume,
-        )
+        execution = Execution(processes=together)
+        if isinstance(command, Learning):
+            execution = Execution(
+                device=local_device(command.device),
+                autocast=command.autocast,
+                processes=together,
+                checkpoint=checkpoint,
+                every=command.checkpoint_every,
+                resume=command.resume,
+            )
         suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(
             command.method,
@@ -120,18 +129,19 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     first.add_argument("--method", default=Command.method)
     first.add_argument("--preset", default=None)
     given = first.parse_known_args(list(arguments))[0]
-    settings, preset = find(given.method).settings, presets.find(given.method, given.preset)
+    row, preset = find(given.method), presets.find(given.method, given.preset)
+    settings, kind = row.settings, Learning if row.executes else Command
     if settings.__dataclass_fields__:
         whole = make_dataclass(
             "Whole",
             [
-                ("command", Annotated[Command, tyro.conf.arg(name="")]),
+                ("command", Annotated[kind, tyro.conf.arg(name="")]),
                 ("settings", Annotated[settings, tyro.conf.arg(name="")], field(default=settings(**preset.settings))),
             ],
         )
         parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=Command.__doc__)
         return parsed.command, asdict(parsed.settings)
-    return tyro.cli(Command, args=arguments, prog="python -m merging", description=Command.__doc__), {}
+    return tyro.cli(kind, args=arguments, prog="python -m merging", description=Command.__doc__), {}
 
 
 def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
@@ -141,9 +151,7 @@ def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> Non
     note = presets.find(command.method, command.preset).note
     if note:
         output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)
-    output.print(
-        f"{command.out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}", soft_wrap=True, highlight=False
-    )
+    output.print(plain(f"{command.out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}"), soft_wrap=True)
 
 
 def _shown(artifact: MergeArtifact) -> str:

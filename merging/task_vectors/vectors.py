@@ -216,6 +216,10 @@ def _fill(task_vectors: TaskVectors, base: Params, stacked: Mapping[str, Tensor]
 def _check_names(names: Sequence[str]) -> None:
     if not names or len(set(names)) != len(names):
         refuse("task vectors", expected="distinct names, at least one", got=list(names), cure="name each expert once")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        refuse("names of tasks", expected="text that UTF-8 can write", got=list(names), cure="rename them")
 
 
 def _check(what: str, params: Params, base: Params) -> None:

@@ -3,11 +3,12 @@
 import csv
 import itertools
 import json
+import os
+import select
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -139,31 +140,40 @@ class _Killer:
         return os._exit, (1,)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
-def test_no_process_outlives_the_command():
-    """A worker that loads the large suite is gone soon after its parent was killed."""
-    code = "from merging.commands.measure import *\nmeasure_apart(Spec('task_arithmetic'), 'mini8', 1)"
-    command = subprocess.Popen([sys.executable, "-c", code])
-    worker = _wait_for(lambda: [pid for pid in _children(command.pid) if _has_torch(pid)])[0]
-    command.kill()
-    command.wait()
-    _wait_for(lambda: not Path(f"/proc/{worker}/cwd").exists())
+class _Held:
+    """A suite name that lets the process that receives it open a named pipe and wait for ever."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    def __reduce__(self):
+        return _hold, (self.pipe,)
 
 
-def _children(process: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+def _hold(pipe):
+    with open(pipe, "w") as told:
+        told.write("working")
+        told.flush()
+        threading.Event().wait()
 
 
-def _has_torch(process: int) -> bool:
-    return "libtorch_cpu" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
-
-
-def _wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
+def test_no_process_outlives_the_command(tmp_path):
+    """A worker in the middle of its work ends when its parent is killed: its end of the pipe is closed."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code = (
+        "from merging.commands.measure import *; from tests.merging.commands.test_compare import _Held\n"
+        f"measure_apart(Spec('average'), _Held({str(pipe)!r}), 1)"
+    )
+    handle, waiting = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), select.poll()
+    waiting.register(handle, select.POLLIN | select.POLLHUP)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as command:
+        assert waiting.poll(300_000), "the worker does not begin"
+        assert os.read(handle, 7) == b"working"
+        command.kill()
+    assert waiting.poll(300_000), "the worker is still there"
+    assert os.read(handle, 1) == b""
+    os.close(handle)
 
 
 def test_settings_stand_behind_the_method_and_in_the_key():

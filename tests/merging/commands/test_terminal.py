@@ -1,50 +1,103 @@
-"""What every command shares: one line for bad input, any terminal, progress that a pipe hears."""
+"""What commands say: one line for what is wrong, stages in a pipe, any text as it is, on any terminal."""
 
 import io
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from bounds.types import InputError
-from merging.commands import plain, run, track
-
-ROOT = Path(__file__).resolve().parents[3]
-TALK = r"""
-import sys
-from merging.commands import console, run
-sys.exit(run(lambda: console().print("naïve 任务 → λ\n" * {})))
-"""
+from merging.commands import console, plain, run, terminal, track, write_json
+from merging.commands.terminal import _Output
 
 
-def child(code, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("env", {})}
-    return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True, **more)
+def child(code, *, stdout: Any = subprocess.PIPE, **environment):
+    """Run a command in a process of its own that does not import PyTorch a second time."""
+    code = f"import sys; from merging.commands.terminal import *\nsys.exit(run(lambda: {code}))"
+    given = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, env=given)
 
 
-def test_a_terminal_without_letters_shows_escapes():
-    done = child(TALK.format(1), stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("na\\xefve")
+def test_a_pipe_hears_how_far_long_work_is(capsys, monkeypatch):
+    assert list(track([1, 2, 3], "learning")) == [1, 2, 3]
+    assert list(track([], "nothing")) == []
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "learning: 3 steps …\n"
+    monkeypatch.setattr(terminal, "LONG", -1.0)
+    assert list(track(["x"], "one")) == ["x"]
+    assert capsys.readouterr().err.startswith("one: 1 step …\none: 1 step done in 0.")
 
 
-def test_a_reader_that_has_gone_ends_the_command_in_silence():
+def test_work_goes_on_when_nobody_hears_it(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert list(track([1, 2], "work")) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["[/nope]", "[bold]x", ":smile:", "a\x1b[31mb", "<b>", "任务", "\udcff", "$x$", "\\"])
+def test_names_of_tasks_and_other_text_are_printed_as_they_are(name):
+    table = Table(title=plain(name, "table.title"))
+    table.add_column(plain(name))
+    table.add_row(plain(name))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    Console(file=out, width=60).print(table, plain(name))
+    out.seek(0)
+    assert out.read().count(name if name.isprintable() else repr(name)[1:-1]) == 4
+
+
+def test_the_commands_console_reads_no_markup(capsys):
+    console().print("[/nope] :smile: [bold]x")
+    assert capsys.readouterr().out == "[/nope] :smile: [bold]x\n"
+
+
+def test_a_character_that_the_terminal_lacks_is_escaped():
+    done = child('print("θ")', PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\u03b8\n", "")
+
+
+@pytest.mark.parametrize("text", ["θ", "é", "😀", "\udcff"])
+def test_json_on_any_terminal_is_json(text, monkeypatch):
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", _Output(out))
+        write_json(json.dumps([text], ensure_ascii=False))
+        out.seek(0)
+        assert json.loads(out.read()) == [text]
+
+
+@pytest.mark.parametrize("code", ['print("x" * 9)', 'print("x" * 99999)', 'console().print("x")', 'write_json("{}")'])
+def test_a_closed_pipe_is_silent_and_status_141(code):
     read, write = os.pipe()
     os.close(read)
-    done = child(TALK.format(1), stdout=write)
-    os.close(write)
+    with os.fdopen(write) as pipe:
+        done = child(code, stdout=pipe)
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_standard_output_that_takes_no_bytes_is_one_line():
-    with open("/dev/full", "w") as full:
-        done = child(TALK.format(20000), stdout=full)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+@pytest.mark.parametrize("code", ['print("x")', 'console().print("x")', 'write_json("{}")'])
+def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(code):
+    with open("/dev/full", "w") as full:  # opened for writing, never replaced
+        done = child(code, stdout=full)
     assert done.returncode == 2
-    expected = "expected a place that takes text; got No space left on device"
-    assert done.stderr == f"error: standard output: {expected}; redirect it elsewhere\n"
+    assert done.stderr.startswith("error: standard output: expected a place that takes text; got No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_nobody_looked_at_before_is_one_line(tmp_path, capsys):
+    assert run(lambda: (tmp_path / "none").open() and None) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: file {tmp_path / 'none'}: expected")
+    assert error.count("\n") == 1
 
 
 def test_statuses(capsys):
@@ -59,17 +112,3 @@ def test_statuses(capsys):
     assert run(refuse) == 2
     assert run(interrupt) == 130
     assert capsys.readouterr().err == "error: what: expected a; got b; cure\ninterrupted; nothing half-written\n"
-
-
-def test_a_pipe_hears_what_begins(capsys):
-    assert list(track([1, 2], "learning [bold]x")) == [1, 2]
-    assert list(track([], "nothing")) == []
-    assert capsys.readouterr().err == "learning [bold]x: 2 steps …\n"
-
-
-@pytest.mark.parametrize("markup", [False, True])
-@pytest.mark.parametrize("name", ["[/nope]", "[bold]x", ":smile:", "a\x1b[31mb"])
-def test_names_are_shown_as_they_are(name, markup):
-    console = Console(width=80, markup=markup, record=True, file=io.StringIO())
-    console.print(plain(name))
-    assert console.export_text().strip() == name.replace("\x1b", "\\x1b")
