@@ -178,3 +178,16 @@ def test_the_temporary_file_of_a_killed_process_is_cleared(tmp_path):
     assert len(os.listdir(tmp_path)) == 1
     put(tmp_path / "out.pt")
     assert os.listdir(tmp_path) == ["out.pt"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "out").write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        files.write(tmp_path / "out", fail)
+    assert (tmp_path / "out").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from bounds.types import InputError
 from merging.commands import console, plain, run, terminal, track, write_json
 from merging.commands.terminal import _Output
 
@@ -99,6 +100,16 @@ def test_a_file_that_nobody_looked_at_before_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_file_that_nobody_looked_at_before_is_one_line(tmp_path, capsys):
+    assert run(lambda: (tmp_path / "none").open() and None) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: file {tmp_path / 'none'}: expected")
+    assert error.count("\n") == 1
+
+
 def test_the_status_of_a_command_is_its_own():
     assert run(lambda: None) == 0
     assert run(lambda: 1) == 1
+    assert run(refuse) == 2
+    assert run(interrupt) == 130
+    assert capsys.readouterr().err == "error: what: expected a; got b; cure\ninterrupted; nothing half-written\n"
