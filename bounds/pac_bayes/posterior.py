@@ -73,20 +73,6 @@ def price(tasks: int, delta: float, choices: float = 0.0) -> float:
     return math.log(check_count(tasks, "number of tasks")) + choices - math.log(delta)
 
 
-def union_price(
-    tasks: int,
-    eta_grid: Sequence[float] | None,
-    sigma_grid: Sequence[float],
-    blocks: int,
-    tied: bool,
-    delta: float,
-    *,
-    with_zero: bool = False,
-) -> float:
-    """ln(T G / delta) with G from grids: ``price`` of ``log_choices``, whose arguments these are."""
-    return price(tasks, delta, log_choices(eta_grid, sigma_grid, blocks, tied=tied, with_zero=with_zero))
-
-
 def checked_grid(grid: Sequence[float], what: str) -> tuple[float, ...]:
     """Return the sorted distinct values of a grid of positive numbers.
 

@@ -64,7 +64,7 @@ def _fisher(tv: TaskVectors, tasks: Sequence[Task], settings: FisherSettings, pr
         size = norm(fisher) if settings.normalize else 1.0
         for name, value in fisher.items():
             weight = (value / (size or 1.0)).clamp(min=settings.floor)
-            above[name] += weight * tv.stacked[name][index]
+            above[name] += weight * tv.deltas[index][name]
             below[name] += weight
     vector = {name: above[name] / below[name] for name in above}
     return scaled(tv, vector, tasks, 1.0, SUM_GRID, progress)
@@ -108,7 +108,7 @@ def _regmean(tv: TaskVectors, tasks: Sequence[Task], settings: RegressionSetting
         products = input_products(tasks[index].forward, tv.expert(index), inputs[index])
         for name, (axis, product) in products.items():
             equation = equations.setdefault(name, NormalEquations(settings))
-            equation.add(axis, product, tv.stacked[name][index])
+            equation.add(axis, product, tv.deltas[index][name])
     solved = {name: equation.solve() for name, equation in equations.items()}
     vector = direction(tv, lambda name, deltas: solved[name].to(deltas.dtype) if name in solved else deltas.mean(dim=0))
     return _with_count(scaled(tv, vector, tasks, 1.0, SUM_GRID, progress), solved)
@@ -131,7 +131,7 @@ def _regmean_plus_plus(
         for index, task in enumerate(tasks):
             only = name if often[index].get(name) == 1 else None
             axis, product = input_products(task.forward, merged, inputs[index], only)[name]
-            equation.add(axis, product, tv.stacked[name][index])
+            equation.add(axis, product, tv.deltas[index][name])
         vector[name] = equation.solve().to(vector[name].dtype)
         merged[name] = tv.base[name] + vector[name]
     return _with_count(Merge(params=merged), order)

@@ -16,7 +16,6 @@ from bounds.pac_bayes import (
     qsb_constant,
     round_to_grid,
 )
-from bounds.pac_bayes.posterior import union_price
 from bounds.theorems import Moments, choose_posterior
 from bounds.types import Estimate, InputError
 
@@ -52,7 +51,6 @@ def test_log_choices_count_every_choice_once():
 def test_price_is_that_of_all_statements_and_choices():
     assert price(5, 0.05, math.log(48)) == pytest.approx(math.log(5 * 48 / 0.05))
     assert price(1, 0.05) == pytest.approx(math.log(1 / 0.05))
-    assert union_price(5, (0.1, 0.2), (1.0, 2.0), 3, False, 0.05) == pytest.approx(math.log(5 * 2 * 2**3 / 0.05))
     for bad in ((0, 0.05, 0.0), (1, 1.0, 0.0), (1, 0.05, -0.1)):
         with pytest.raises(InputError):
             price(*bad)
