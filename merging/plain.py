@@ -121,6 +121,12 @@ class _Schema(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        described = super().dict_schema(schema)
+        if described.get("additionalProperties") is True:  # what is meant without it: releases of pydantic differ
+            del described["additionalProperties"]
+        return described
+
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         described = super().dataclass_schema(schema)
         described.pop("title", None)

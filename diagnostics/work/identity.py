@@ -16,7 +16,7 @@ import torch
 from bounds.types import Params, Sample
 from diagnostics.work.cache import digest, digest_params
 from merging.suites import Suite
-from merging.task import Task, score
+from merging.task import SPLITS, Task, score
 
 PROJECT = ("bounds", "merging", "diagnostics")
 """The packages whose code makes numbers."""
@@ -36,14 +36,11 @@ def suite_content(suite: Suite) -> str:
     """Return the hash of a suite in memory: weights, names, every example, and what θ_0 scores on a few of them."""
     vectors = suite.task_vectors
     tasks = [
-        (task.name, list(task.class_names), *(_sample(getattr(task, split)) for split in _SPLITS), _scores(task, suite))
+        (task.name, list(task.class_names), *(_sample(getattr(task, split)) for split in SPLITS), _scores(task, suite))
         for task in suite.tasks
     ]
     deltas = [digest_params(delta) for delta in vectors.deltas]
     return digest(suite.name, list(vectors.names), digest_params(vectors.base), deltas, tasks)
-
-
-_SPLITS = ("train", "calibration", "validation", "test")
 
 
 def _sample(sample: Sample) -> str:
