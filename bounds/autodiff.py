@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from bounds.running_statistics import entries, explicit, tensors, tracking
 from bounds.types import Blocks, Forward, Inputs, Params, leaves, refuse, take
 
 DEFAULT_MEMORY_BYTES = 2**30
@@ -129,22 +130,12 @@ def _refuse_checkpointing(module: nn.Module) -> None:
                 )
 
 
-def _refuse_statistics(names: Sequence[str]) -> None:
-    """Refuse weights that would run with the running statistics of others: they are no parameters, and differ."""
-    refuse(
-        f"module {names[0]!r}",
-        expected="no running statistics under weights that are not the module's own",
-        got=f"{len(names)} batch normalisations, whose means and variances belong to the wrapped module",
-        cure="fold them into the weights before them, or use a network with layer or group normalisation",
-    )
-
-
 def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, Params]:
     """Turn a module into a pure function of its parameters, without copying any of them.
 
     Args:
-        module: the network. It is run in evaluation mode and left in the mode it was in; buffers and
-            parameters that are not floating point stay as they are in the module.
+        module: the network. It is run in evaluation mode and left in the mode it was in; what is no entry of θ
+            (integer buffers, constants) stays as it is in the module.
         apply: (module, inputs) -> scores [N, C]; default ``module(inputs)``, or ``module(**inputs)`` for a
             mapping.
 
@@ -152,26 +143,23 @@ def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, 
         forward: (params, inputs [N, ...]) -> scores [N, C]. It does not enter :func:`differentiable` itself,
             so that training code may use the fast kernels; every function of this package that differentiates
             does.
-        params: name -> detached leaf that shares memory with the module; tied weights appear once.
+        params: θ: name -> detached leaf that shares memory with the module; tied weights appear once; running
+            statistics are entries of it (see :mod:`bounds.running_statistics`).
 
     Raises:
-        InputError: gradient checkpointing is on (here, or when ``forward`` is called); (from ``forward``) other
-            weights than the module's own where it keeps running statistics, as batch normalisation does;
+        InputError: gradient checkpointing is on (here, or when ``forward`` is called); (from ``forward``)
             missing or extra parameters or an empty batch; the scores are not a float tensor [N, C].
     """
     _refuse_checkpointing(module)
-    params = {name: p.detach() for name, p in module.named_parameters() if p.is_floating_point()}
-    statistics = [name for name, part in module.named_modules() if getattr(part, "running_mean", None) is not None]
+    params, tracks = entries(module), bool(tracking(module))
     wrapper = _Applied(module, apply or _call)
 
     def forward(params_: Params, inputs: Inputs) -> Tensor:
         if params_.keys() != params.keys():
             _refuse_keys("parameters", params_, params)
-        if statistics and any(value is not params[name] for name, value in params_.items()):
-            _refuse_statistics(statistics)
         _refuse_checkpointing(module)
-        prefixed = {f"module.{name}": value for name, value in params_.items()}
-        with _evaluating(module):
+        prefixed = {f"module.{name}": value for name, value in tensors(module, params_).items()}
+        with _evaluating(module), explicit(tracks):
             scores = torch.func.functional_call(wrapper, prefixed, (inputs,))
         return _check_scores(scores, check_inputs(inputs))
 

@@ -214,17 +214,6 @@ def test_blocks_must_be_a_partition():
             autodiff.check_blocks(params, blocks)
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False)])
-def test_other_weights_do_not_run_with_the_running_statistics_of_the_module(layer):
-    forward, params = autodiff.functional(nn.Sequential(nn.Linear(3, 4), layer))
-    forward(params, torch.randn(5, 3))
-    moved = {name: value + 1 for name, value in params.items()}
-    with pytest.raises(InputError, match=r"running statistics.*1 batch normalisations"):
-        forward(moved, torch.randn(5, 3))
-    forward, params = autodiff.functional(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)))
-    assert forward({name: value + 1 for name, value in params.items()}, torch.randn(5, 3)).shape == (5, 4)
-
-
 def test_a_function_that_branches_on_its_data_is_looped_over_and_others_are_not():
     calls = []
 
