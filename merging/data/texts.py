@@ -63,6 +63,9 @@ class Texts(Sequence[str]):
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115 - lives as long as the column
         self._ends = array("q", [0])
 
+    def __del__(self) -> None:
+        self._file.close()
+
     def append(self, text: str) -> None:
         """Add one."""
         self._file.seek(self._ends[-1])
