@@ -21,7 +21,7 @@ def read_lines(path: Path, source: Source) -> Columns:
         InputError: a line that is no JSON or no object, a name twice in it, a missing column.
     """
     with opened(path) as file:
-        parsed = ((number, _parsed(line, path, number)) for number, line in enumerate(file, 1) if line.strip())
+        parsed = ((number, _parsed(line.strip(), path, number)) for number, line in enumerate(file, 1) if line.strip())
         return _read(path, source, parsed, "line")
 
 

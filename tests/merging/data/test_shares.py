@@ -127,8 +127,9 @@ def test_what_cannot_be_dealt_is_refused(wanted, message):
 
 
 def test_labels_and_groups_are_one_per_example_and_a_split_without_distinct_examples_is_refused():
-    for arguments in ({"labels": torch.zeros(9)}, {"groups": torch.zeros(9)}):
+    short = torch.zeros(9)
+    for labels, groups_ in ((short, None), (None, short)):
         with pytest.raises(InputError, match=r"expected 10 whole numbers; got \(9,\)"):
-            shares(10, {"test": 0.5}, 0, **arguments)
+            shares(10, {"test": 0.5}, 0, labels, groups_)
     with pytest.raises(InputError, match="10 examples, of which 1 are distinct"):
         shares(10, {"train": 0.5, "test": 0.5}, 0, groups=torch.zeros(10, dtype=torch.int64))
