@@ -10,10 +10,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from bounds.types import InputError
 from merging.checkpoints import align, with_base_rows
 
-BERT = BertConfig(
+SETTINGS: Any = dict(
     vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
     max_position_embeddings=12,
 )  # fmt: skip
+BERT = BertConfig(**SETTINGS)
 CLASSIFIER: Any = BertForSequenceClassification(BERT)
 STATE = {name: value.detach() for name, value in CLASSIFIER.named_parameters()}
 BARE = {name: value.detach() for name, value in CLASSIFIER.bert.named_parameters()}
@@ -149,7 +150,7 @@ def test_missing_names_say_what_there_is():
         align(sizes(BARE), {"a": torch.ones(2)}, "x")
     with pytest.raises(InputError, match="39 missing"):
         align(sizes(BARE), {}, "x")
-    other = BertModel(BertConfig(**(BERT.to_dict() | {"intermediate_size": 20}))).state_dict()
+    other = BertModel(BertConfig(**{**SETTINGS, "intermediate_size": 20})).state_dict()
     with pytest.raises(InputError, match=r"expected shape \[24, 16\]; got \[20, 16\]; use weights of the base's own"):
         align(sizes(BARE), other, "x")
 
