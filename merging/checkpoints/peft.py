@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ class Adapter:
     def apply(self, base: Params) -> dict[str, Tensor]:
         """Return the expert θ_0 + ΔW, in at least float32, under the names of the base and in its order.
 
+        ``nn.MultiheadAttention`` is refused: PEFT 0.21 adds the product of its output twice, in its own forward too.
         Names fit also where one of base and adapter is the bare encoder of the other's network. Saved tensors that the
         base has replace its own; the others (heads) are not in the result, but in ``saved``. Tensors that the adapter
         does not change are the base's own, if their precision allows it.
@@ -114,7 +115,7 @@ class Adapter:
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Return sorted shapes (an orientation is no matter of names) of all that the adapter may change, by name."""
-        shapes = {n: tuple(sorted(f.shape)) for module, f in self.modules.items() for n in _names(module, f)}
+        shapes = {_name(module): tuple(sorted(factors.shape)) for module, factors in self.modules.items()}
         return shapes | {name: tuple(sorted(value.shape)) for name, value in self.saved.items()}
 
     def _matched(self, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -129,7 +130,7 @@ class Adapter:
         matched = self._matched(sizes)
         places: dict[str, str] = {}
         for module, factors in self.modules.items():
-            name = next((matched[n] for n in _names(module, factors) if n in matched), None)
+            name = matched.get(_name(module))
             if name is None:
                 got = f"no tensor of the base for its module {module}"
                 refuse(f"adapter {self.path}", expected="modules of the base", got=got, cure=_CURE)
@@ -167,12 +168,8 @@ class Adapter:
         return replaced
 
 
-def _names(module: str, factors: Factors) -> Iterator[str]:
-    """Yield the names that a module's weight may have; nn.MultiheadAttention keeps three in one."""
-    start = f"{module}." if module else ""
-    yield f"{start}weight"
-    if not factors.embedding and factors.down.ndim == 2:
-        yield f"{start}in_proj_weight"
+def _name(module: str) -> str:
+    return f"{module}.weight" if module else "weight"
 
 
 def is_adapter(path: Path) -> bool:
@@ -198,7 +195,7 @@ def read_adapter(path: Path) -> Adapter:
     _check_plain(config, what)
     weights = weight_files(folder / ADAPTER)[1]
     read = map_safetensors if check_file(weights) == "safetensors" else read_state_dict
-    tensors = {_stripped(name): value for name, value in read(weights).items()}
+    tensors = {_stripped(name): value for name, value in read(weights).items() if ".original_module." not in name}
     base = config.get("base_model_name_or_path")
     modules, saved = _modules(tensors, config, what)
     return Adapter(

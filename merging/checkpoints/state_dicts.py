@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     archive = check_file(path) == "zip"
     try:
-        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused below
+            content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
     except DAMAGE as error:
         _refuse(path, error)
     return state_of(content, f"weights {path}")

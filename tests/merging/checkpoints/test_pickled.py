@@ -61,8 +61,9 @@ def test_the_state_dict_of_a_module(module, modern, tmp_path):
 
 @FORMATS
 def test_an_open_clip_expert_with_its_text_tower(modern, tmp_path):
-    vision = {"image_size": 8, "patch_size": 4, "width": 16, "layers": 2, "head_width": 8}
-    clip: Any = open_clip.CLIP(8, vision, {"context_length": 5, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2})
+    vision: Any = {"image_size": 8, "patch_size": 4, "width": 16, "layers": 2, "head_width": 8}
+    text: Any = {"context_length": 5, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2}
+    clip = open_clip.CLIP(8, vision, text)
     encoder = nn.Module()
     encoder.model = clip
     found = read_pickled(save(encoder, tmp_path / "encoder.pt", modern))
@@ -100,7 +101,7 @@ def test_strides_offsets_and_subclasses(modern, tmp_path):
     state["parameter"] = nn.Parameter(torch.ones(2))
     state["float8"] = torch.ones(3).to(torch.float8_e4m3fn)
     state["attributed"] = torch.ones(2)
-    state["attributed"].note = "x"
+    state["attributed"].note = "x"  # pyright: ignore
     found = read_pickled(save(state, tmp_path / "state.pt", modern)).state
     assert list(found) == list(state)
     assert all(torch.equal(found[name].float(), state[name].float()) for name in state)
@@ -118,7 +119,7 @@ def payloads(mark: str):
     yield Payload(os.system, f"touch {mark}")
     yield Payload(eval, f"open({mark!r}, 'w').close()")
     yield Payload(exec, f"open({mark!r}, 'w').close()")
-    yield Payload(open, mark, "w")
+    yield Payload(os.mkdir, mark)
     yield Payload(getattr, Payload(__import__, "os"), "system")
     yield Payload(builtins.print, Payload(os.system, f"touch {mark}"))
 
@@ -203,7 +204,7 @@ def test_what_stands_for_names_cannot_be_changed(name):
     with pytest.raises(Exception):  # noqa: B017, PT011
         read(FORGED[name]).load()
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before  # pyright: ignore
-    assert not hasattr(torch._utils._rebuild_tensor_v2, "evil")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "evil")  # pyright: ignore
 
 
 def test_no_real_object_is_handed_out():
