@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,29 @@ def write(path: str | Path, content: Callable[[BinaryIO], object], what: str = "
     with replacing(path, what) as temporary, open(temporary, "wb") as file:
         content(file)
         file.flush()
+
+
+@contextmanager
+def new_folder(path: Path, what: str = "output") -> Iterator[Path]:
+    """Give an empty folder beside ``path``, which takes that name when the block has ended well.
+
+    Raises:
+        InputError: something at ``path`` that is no empty folder, or a place that cannot be written.
+    """
+    path = check_folder(path, what)
+    if path.is_dir() and any(path.iterdir()):
+        refuse(f"{what} {path}", expected="a new or an empty folder", got="files in it", cure="name another one")
+    room = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+    try:
+        room.mkdir()
+        yield room
+        os.replace(room, path)
+    except OSError as error:
+        refuse(
+            f"{what} {path}", expected="room on a disk that can be written", got=error.strerror or error, cure="free it"
+        )
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def encoded(text: str) -> bytes:
