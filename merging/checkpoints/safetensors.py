@@ -1,4 +1,4 @@
-"""Reading checkpoints: one loader per layout, one canonical form (parameter name -> float32 tensor)."""
+"""Weights in safetensors files: mapped, or read as float32."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bounds.types import refuse
+from merging.checkpoints.formats import check_file
 from merging.params import finite
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:
     """Map a safetensors file: tensors in the file's precision that are read when they are used, and not checked here.
 
+    Tied weights that ``safetensors.torch.save_model`` wrote once come back under all their names, in the same memory.
+
     Raises:
-        InputError: a missing or damaged file.
+        InputError: a missing or damaged file, or one that holds something else.
     """
-    if not path.is_file():
-        refuse(
-            f"weights {path}",
-            expected="a safetensors file",
-            got="nothing there",
-            cure="install the package again",
-        )
+    check_file(path)
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tied = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         refuse(f"weights {path}", expected="a complete safetensors file", got=error, cure="copy the file again")
+    return tensors | {name: tensors[kept] for name, kept in tied.items() if kept in tensors and name not in tensors}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -54,5 +53,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
