@@ -20,7 +20,7 @@ from merging import suites
 from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
 from merging.commands import console, plain, run
-from merging.files import check_folder, encoded, new_folder, write
+from merging.files import check_folder, encoded, replacing_folder, write
 from merging.suites import Suite
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -95,7 +95,7 @@ def export(
     if network is None:
         cure = "use a suite file, or load the weights of torch.load(out.pt)['merged'] into your module"
         refuse(f"suite {suite.name}", expected="one of a kind of network that is written", got="none known", cure=cure)
-    with new_folder(folder, "export") as room:
+    with replacing_folder(folder, "export") as room:
         files = network.write(artifact.merged, room, suite.heads, dtype, shard_size=shard_size, per_task=per_task)
         if artifact.coefficients is not None and artifact.blocks is not None:
             write_coefficients(room / COEFFICIENTS, artifact.coefficients, artifact.blocks, list(artifact.merged))

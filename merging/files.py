@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from bounds.types import refuse
 
@@ -120,12 +120,7 @@ def replacing(path: str | Path, what: str = "output") -> Iterator[Path]:
             temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
             os.replace(temporary, _behind(path, what))  # what stands there may have changed meanwhile
     except OSError as error:
-        refuse(
-            f"{what} {path}",
-            expected="room on a disk that can be written",
-            got=error.strerror or error,
-            cure="free space or choose another disk",
-        )
+        _refuse_disk(what, path, error)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -143,31 +138,47 @@ def write(path: str | Path, content: Callable[[BinaryIO], object], what: str = "
 
 
 @contextmanager
-def new_folder(path: Path, what: str = "output") -> Iterator[Path]:
-    """Give an empty folder beside ``path``, which takes that name when the block has ended well.
+def replacing_folder(path: str | Path, what: str = "output folder") -> Iterator[Path]:
+    """Give an empty temporary folder beside ``path``; it takes its place when the block has ended well.
+
+    So a folder is there as a whole or not at all. Temporary folders that killed runs left for it are removed.
 
     Raises:
-        InputError: something at ``path`` that is no empty folder, or a place that cannot be written.
+        InputError: see :func:`check_folder`; something in the folder already; when the disk refuses the bytes.
     """
-    path = check_folder(path, what)
-    if path.is_dir() and any(path.iterdir()):
-        refuse(f"{what} {path}", expected="a new or an empty folder", got="files in it", cure="name another one")
-    room = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+    target = place(check_folder(path, what))
+    if target.is_dir() and any(target.iterdir()):
+        got = f"one with {next(target.iterdir()).name} in it"
+        refuse(f"{what} {path}", expected="a new or empty folder", got=got, cure="name another one, or empty it")
+    temporary = target.with_name(_prefix(target) + secrets.token_hex(4))
     try:
-        room.mkdir()
-        yield room
-        os.replace(room, path)
+        _clear_stale(target)
+        temporary.mkdir()
+        with _locked(temporary):
+            yield temporary
+            for file in temporary.rglob("*"):
+                with open(file, "rb") if file.is_file() else contextlib.nullcontext() as handle:
+                    if handle is not None:
+                        os.fsync(handle.fileno())
+            os.replace(temporary, target)
     except OSError as error:
-        refuse(
-            f"{what} {path}", expected="room on a disk that can be written", got=error.strerror or error, cure="free it"
-        )
+        _refuse_disk(what, path, error)
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def encoded(text: str) -> bytes:
     """Return text as UTF-8; halves of surrogate pairs (of paths that are no UTF-8) as the escapes that JSON reads."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def _refuse_disk(what: str, path: str | Path, error: OSError) -> NoReturn:
+    refuse(
+        f"{what} {path}",
+        expected="room on a disk that can be written",
+        got=error.strerror or error,
+        cure="free space or choose another disk",
+    )
 
 
 def _behind(path: Path, what: str) -> Path:
@@ -213,19 +224,29 @@ def _temporary(target: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a file or folder that is no link; say whether it was free."""
+    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield _lock(handle)
+    finally:
+        os.close(handle)
+
+
 def _clear_stale(target: Path) -> None:
-    """Remove the temporary files of ``target`` that no living process holds."""
+    """Remove the temporary files and folders of ``target`` that no living process holds."""
     pattern = re.compile(re.escape(_prefix(target)) + "[0-9a-f]{8}")
     with os.scandir(target.parent) as entries:
-        found = [e.path for e in entries if pattern.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
-    for path in found:
-        with contextlib.suppress(OSError):  # another run removes it at the same time, or it is another user's
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                if _lock(handle):
-                    os.unlink(path)
-            finally:
-                os.close(handle)
+        found = [e for e in entries if pattern.fullmatch(e.name) and not e.is_symlink()]
+    for entry in found:
+        if not (entry.is_file() or entry.is_dir()):
+            continue
+        with contextlib.suppress(OSError), _locked(Path(entry.path)) as free:  # it may be another run's or user's
+            if free and entry.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif free:
+                os.unlink(entry.path)
 
 
 def _lock(handle: int) -> bool:

@@ -1,0 +1,36 @@
+"""Libraries that only some kinds of models need: imported when they are used, refused in one line when missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from bounds.autodiff import without_jit_warning
+from bounds.types import refuse
+
+
+def library(name: str) -> Any:
+    """Import an optional library.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        with without_jit_warning():
+            return import_module(name)
+    except ImportError as error:
+        refuse(f"library {name}", expected="to be installed", got=error, cure="pip install 'mergebound[hub]'")
+
+
+def attribute(path: str, what: str) -> Any:
+    """Import ``package.module:name``.
+
+    Raises:
+        InputError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        cure = "name a function that can be imported from here"
+        refuse(f"{what} {path}", expected="package.module:name", got=error, cure=cure)

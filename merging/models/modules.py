@@ -1,0 +1,230 @@
+"""A library's own module as a network: some of its parameters are θ, some are heads, the rest is the base's, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bounds.autodiff import functional
+from bounds.running_statistics import entries, state
+from bounds.types import Forward, Inputs, Params, leaves, refuse
+from merging.checkpoints import Aligned, align, is_adapter, read_adapter, read_weights, with_base_rows
+from merging.models.base import Expert, Network, Precision, TaskHead, fitting
+
+_CONSTANTS = ("num_batches_tracked", "position_ids", "attn.bias", "attn.masked_bias")
+"""Ends of the names of buffers that carry nothing learned, of older and newer files."""
+
+
+class ModuleNetwork(Network):
+    """A network that is one module, with weights θ swapped into it.
+
+    What is not in θ becomes buffers of the module, under the same names: so ``functional`` leaves it alone, and the
+    module's own code finds it. A head of another number of classes than the module's takes its place in the call.
+    """
+
+    common = False
+    """Whether embeddings of vocabularies of different length keep the rows that both have."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, Tensor],
+        what: str,
+        *,
+        head: Collection[str],
+        frozen: Callable[[str], bool] = lambda name: False,
+        optional: frozenset[str] = frozenset(),
+        dtype: Precision = "float32",
+    ) -> None:
+        """Put the base's weights into its module.
+
+        Args:
+            module: the library's, of any weights.
+            weights: of the base, by the names of its file.
+            what: the base, for messages.
+            head: names of the module's state that are a task's own.
+            frozen: whether another name is the base's and not merged.
+            optional: names that the base may lack; they are then a task's own, too.
+            dtype: what is computed with.
+        """
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.module: Any = module.eval().to(self.dtype)
+        aligned = self._aligned(weights, what, frozenset(head) | optional)
+        own = [name for name in module.state_dict() if name in head or name in optional - aligned.weights.keys()]
+        self.own: tuple[str, ...] = tuple(own)
+        self.notes = said(aligned)
+        load(module, {name: value for name, value in aligned.weights.items() if name not in own})
+        self.base_head = {name: self._wide(v) for name, v in aligned.weights.items() if name in own}
+        freeze(module, lambda name: name in own or frozen(name))
+        self.parameters: Params = entries(module)
+        self._frozen = {name for name in module.state_dict() if name in own or frozen(name)}
+
+    def expert(self, path: Path) -> Expert:
+        """Read an expert: weights of the whole model, of its part that is merged, or a PEFT adapter.
+
+        Raises:
+            InputError: files that do not fit the base, see :func:`merging.checkpoints.align`.
+        """
+        weights, notes = self.read(Path(path))
+        aligned = self._aligned(weights, f"expert {path}", frozenset(self._frozen))
+        notes = (*notes, *said(aligned), *self._other_frozen(aligned.weights))
+        found = {name: self._wide(value) for name, value in aligned.weights.items()}
+        theta = entries(self.module, {name: found[name] for name in found if name not in self._frozen})
+        head = {name: found[name] for name in self.own if name in found}
+        if not head and self.base_head:
+            head, notes = self.base_head, (*notes, "no head of its own: the base's")
+        if self.own and len(head) < len(self.own):
+            missing = ", ".join(name for name in self.own if name not in head)
+            cure = "save the expert together with its head"
+            refuse(f"expert {path}", expected="weights with a head", got=f"no {missing}", cure=cure)
+        return Expert(parameters=theta, head=head, notes=notes)
+
+    def read(self, path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+        """Return the tensors of an expert's files, and what there is to say about them."""
+        if not is_adapter(path):
+            return read_weights(path), ()
+        adapter = read_adapter(path)
+        saved = named_as(self.own, adapter.saved)
+        heads = {name: value for name, value in self.base_head.items() if name not in saved}
+        return {**adapter.apply({**self.state_of(self.parameters), **heads}), **saved}, adapter.notes
+
+    def head(self, expert: Expert | None, class_names: Sequence[str], templates: Sequence[str] = ()) -> TaskHead:
+        """Return an expert's learned head, or the base's.
+
+        Raises:
+            InputError: the base has none; class names that are not the head's.
+        """
+        weights = self.base_head if expert is None else expert.head
+        if self.own and len(weights) < len(self.own):
+            cure = "pass an expert, whose head it is"
+            refuse("head", expected="weights of a classification head", got="a base that has none", cure=cure)
+        own_names = self.base_classes if expert is None else expert.class_names
+        return TaskHead(weights, fitting(class_names, own_names, self.classes(weights)))
+
+    base_classes: tuple[str, ...] | None = None
+    """Classes of the base's own head, where its files name them."""
+
+    def classes(self, head: Mapping[str, Tensor]) -> int | None:
+        """Return the number of classes of a head: the rows of its last tensor; None without a head."""
+        return len(head[self.own[-1]]) if self.own else None
+
+    def classifier(self, head: TaskHead) -> Forward:
+        """Return (θ, inputs) -> scores [N, C]."""
+        weights = {name: self._wide(value) for name, value in head.weights.items()}
+
+        def apply(module: nn.Module, inputs: Inputs) -> Tensor:
+            device = leaves(inputs)[0].device
+            move_buffers(module, device)
+            return self.scores(module, {name: value.to(device) for name, value in weights.items()}, inputs)
+
+        return functional(self.module, apply)[0]
+
+    def scores(self, module: nn.Module, head: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """Return the scores [N, C] of the module with a head in its place."""
+        arguments = ((inputs,), {}) if isinstance(inputs, Tensor) else ((), dict(inputs))
+        return torch.func.functional_call(module, dict(head), *arguments, tie_weights=False)
+
+    def state_of(self, params: Params, head: TaskHead | None = None) -> dict[str, Tensor]:
+        """Return a state dict of the library's module: θ, a task's head, and what is frozen."""
+        whole = state(self.module, params)
+        return {n: v for n, v in whole.items() if n not in self.own} | dict(head.weights if head else {})
+
+    def _aligned(self, weights: Mapping[str, Tensor], what: str, optional: frozenset[str]) -> Aligned:
+        """Return tensors by the names of the module; those of a head in the shapes that the file has."""
+        expected = {name: value.shape for name, value in self.module.state_dict().items()}
+        heads = named_as(list(optional), weights)
+        expected |= {name: value.shape for name, value in heads.items()}
+        expected = {n: s for n, s in expected.items() if not n.endswith("num_batches_tracked")}
+        aligned = align(expected, weights, what, optional=optional, common=self.common)
+        if aligned.shorter:
+            base = {n: v for n, v in self.module.state_dict().items() if n in aligned.shorter}
+            rows = with_base_rows(base, {n: aligned.weights[n] for n in base})
+            return Aligned(aligned.weights | rows, aligned.renamed, aligned.unused, aligned.shorter)
+        return aligned
+
+    def _other_frozen(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
+        """Say which tensors of an expert are other than the base's, though they are not merged."""
+        base = self.module.state_dict()
+        names = [n for n in weights if n in self._frozen and n not in self.own]
+        other = [n for n in names if not same(weights[n], base[n])]
+        if other:
+            yield f"{len(other)} tensors that are not merged differ from the base's, which stay: {', '.join(other[:3])}"
+
+    def _wide(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def same(value: Tensor, base: Tensor) -> bool:
+    """Whether two tensors agree up to the rounding of the coarser precision."""
+    if value.shape != base.shape or not (value.is_floating_point() and base.is_floating_point()):
+        return torch.equal(value, base)
+    coarse = max(value.dtype, base.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    return torch.equal(value.to(coarse), base.to(coarse))
+
+
+def said(aligned: Aligned) -> tuple[str, ...]:
+    """Return what was renamed and what was left unused, one line each."""
+    notes = [aligned.renamed] if aligned.renamed else []
+    unused = [name for name in aligned.unused if not name.endswith(_CONSTANTS)]
+    if unused:
+        notes.append(f"{len(unused)} tensors unused: {', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}")
+    if aligned.shorter:
+        notes.append(f"a shorter vocabulary: the last rows of {', '.join(aligned.shorter)} are the base's")
+    return tuple(notes)
+
+
+def named_as(names: Collection[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file that stand for ``names``, whatever prefixes there are on either side."""
+    result = {}
+    for name in names:
+        longer = sorted((other for other in weights if other.endswith(f".{name}")), key=len)
+        shorter = sorted((other for other in weights if name.endswith(f".{other}")), key=len)
+        found = next(iter([name] if name in weights else longer[:1] or shorter[-1:]), None)
+        if found is not None:
+            result[name] = weights[found]
+    return result
+
+
+@torch.no_grad()
+def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module's parameters and buffers, by name."""
+    own = module.state_dict()
+    for name, value in weights.items():
+        own[name].copy_(value)
+
+
+def freeze(module: nn.Module, frozen: Callable[[str], bool]) -> None:
+    """Make parameters buffers of the same names and values.
+
+    Raises:
+        InputError: a parameter that has one name that is frozen and another that is not; a layer with running
+            statistics among what is frozen (they would stay in θ).
+    """
+    names: dict[int, list[str]] = {}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(value), []).append(name)
+    for group in names.values():
+        if len({frozen(name) for name in group}) > 1:
+            cure = "untie them, or count both to the same"
+            refuse(f"parameters {' and '.join(group)}", expected="all merged or all frozen", got="both", cure=cure)
+    for prefix, part in module.named_modules():
+        start = f"{prefix}." if prefix else ""
+        if frozen(f"{start}running_mean") and getattr(part, "running_mean", None) is not None:
+            cure = "leave the layer out of the head"
+            refuse(f"layer {prefix}", expected="no running statistics in a head", got=type(part).__name__, cure=cure)
+        for name, value in list(part._parameters.items()):
+            if value is not None and frozen(start + name):
+                del part._parameters[name]
+                part.register_buffer(name, value.detach())
+
+
+def move_buffers(module: nn.Module, device: torch.device) -> None:
+    """Move what is frozen to a device, once: θ and inputs come from there already."""
+    for part in module.modules():
+        for name, value in part._buffers.items():
+            if value is not None and value.device != device:
+                part._buffers[name] = value.to(device)

@@ -1,0 +1,88 @@
+"""Weights as files of the libraries: dtypes, tied tensors, heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bounds.types import refuse
+from merging.models.base import Export, TaskHead
+from merging.models.libraries import library
+
+HEADS = "heads"
+"""Folder of heads, where they are not written into the models."""
+
+
+def converted(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return tensors on the CPU, the float ones in ``dtype``, none sharing memory with another (tied ones are copied).
+
+    Raises:
+        InputError: a number that is too large for ``dtype``.
+    """
+    result, seen = {}, set()
+    for name, value in state.items():
+        value = value.detach().cpu()
+        if value.is_floating_point():
+            narrow = value.to(dtype)
+            if not torch.isfinite(narrow).all() and torch.isfinite(value).all():
+                got = f"a number of magnitude {float(value.abs().max()):.3g}"
+                refuse(f"tensor {name}", expected=f"the range of {dtype}", got=got, cure="choose bfloat16 or float32")
+            value = narrow
+        value = value.contiguous()
+        result[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
+        seen.add(value.untyped_storage().data_ptr())
+    return result
+
+
+def save_pretrained(model: Any, folder: Path, state: Mapping[str, Tensor], export: Export) -> None:
+    """Write a folder of transformers: configuration and weights, in shards.
+
+    Args:
+        model: the library's, on the meta device: its class and configuration.
+        folder: made here.
+        state: its weights.
+        export: dtype and size of shards.
+    """
+    tensors = converted(state, export.dtype)
+    with quiet():
+        model.to(export.dtype).save_pretrained(folder, state_dict=tensors, max_shard_size=export.shard_size)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Switch off transformers' progress bars: they are no part of this program's output."""
+    logging = library("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    try:
+        logging.disable_progress_bar()
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def save_heads(folder: Path, heads: Mapping[str, TaskHead], dtype: torch.dtype) -> None:
+    """Write every task's head to ``folder/heads/TASK.safetensors``; classes and scale stand in the metadata."""
+    for task, head in heads.items():
+        path = inside(folder / HEADS, task).with_suffix(".safetensors")
+        path.parent.mkdir(exist_ok=True)
+        metadata = {"class_names": json.dumps(list(head.class_names)), "scale": repr(head.scale), "format": "pt"}
+        save_file(converted(head.weights, dtype), path, metadata)
+
+
+def inside(folder: Path, task: str) -> Path:
+    """Return the place of a task in a folder.
+
+    Raises:
+        InputError: a task whose name is no name of a file.
+    """
+    if not task or task in (".", "..", HEADS) or Path(task).name != task:
+        refuse(f"task {task!r}", expected="a name that a folder can have", got=repr(task), cure="rename the task")
+    return folder / task
