@@ -19,7 +19,8 @@ def write(path, rows, delimiter=","):
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_columns_are_those_that_pandas_reads(tmp_path, suffix, delimiter):
     pandas = pytest.importorskip("pandas")
-    path = write(tmp_path / f"a.{suffix}", ROWS, delimiter)
+    rows = ROWS if suffix == "csv" else [*ROWS[:2], ("two lines", "0", ""), ROWS[3]]
+    path = write(tmp_path / f"a.{suffix}", rows, delimiter)
     found = read(Source(path=f"a.{suffix}"), tmp_path)
     frame = pandas.read_csv(path, sep=delimiter, keep_default_na=False)
     assert list(found.inputs) == frame["text"].tolist()
@@ -72,6 +73,12 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path, content, message):
         read(Source(path="a.csv"), tmp_path)
     assert str(tmp_path / "a.csv") in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_quotes_of_a_file_of_tabs_swallow_no_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\nx\t1\n"he said\t0\nand left"\t1\n')
+    with pytest.raises(InputError, match=r"a\.tsv, line 3: expected quotes that are plainly text"):
+        read(Source(path="a.tsv"), tmp_path)
 
 
 def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
