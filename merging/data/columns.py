@@ -114,7 +114,12 @@ def checked_text(value: Any, where: str, column: str) -> str:
     Raises:
         InputError: something else, or half of a surrogate pair in it, which no tokenizer takes.
     """
-    if isinstance(value, str) and not any("\ud800" <= mark <= "\udfff" for mark in value):
-        return value
-    got = "nothing" if value is None else "half a surrogate pair" if isinstance(value, str) else type(value).__name__
+    if isinstance(value, str):
+        try:
+            value.encode()
+            return value
+        except UnicodeEncodeError:
+            got = "half a surrogate pair"
+    else:
+        got = "nothing" if value is None else type(value).__name__
     return refuse(where, expected=f"text in column {column!r}", got=got, cure="correct the row or take it out")

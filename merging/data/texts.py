@@ -57,18 +57,24 @@ def _lenient(line: bytes) -> str:
 
 
 class Texts(Sequence[str]):
-    """A column of texts that grows at its end; beyond ``MEMORY`` bytes it lies in a file that is gone with it."""
+    """A column of texts that grows at its end; beyond ``MEMORY`` bytes it lies in a file that is gone with it.
+
+    It is for one thread of one process: they would share the place in the file.
+    """
 
     def __init__(self) -> None:
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115 - lives as long as the column
         self._ends = array("q", [0])
+        self._at_end = True
 
     def __del__(self) -> None:
         self._file.close()
 
     def append(self, text: str) -> None:
         """Add one."""
-        self._file.seek(self._ends[-1])
+        if not self._at_end:
+            self._file.seek(self._ends[-1])
+            self._at_end = True
         self._file.write(content := text.encode())
         self._ends.append(self._ends[-1] + len(content))
 
@@ -77,5 +83,6 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, row: Any) -> str:
         row = range(len(self))[row]  # also a negative one; IndexError beyond the end
+        self._at_end = False
         self._file.seek(self._ends[row])
         return self._file.read(self._ends[row + 1] - self._ends[row]).decode()

@@ -1,4 +1,8 @@
-"""Tables of text with a header: csv (RFC 4180: commas, quotes doubled) and tsv (tabs)."""
+"""Tables of text with a header: csv (RFC 4180: commas, quotes doubled) and tsv (tabs).
+
+Many files of tabs take quotes for text: read as marks, two of them would swallow the rows between. So there a quoted
+field may hold no tab, of which every row has one.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +57,14 @@ def _lines(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list
         try:
             row = next(rows, None)
         except csv.Error as error:
-            cure = "double the quotes inside a quoted field, and quote fields that begin with one"
+            cure = "double the quotes inside a quoted field and quote fields that begin with one, or save it as .jsonl"
             refuse(f"data {path}, line {line}", expected="fields quoted as in RFC 4180", got=error, cure=cure)
         if row is None:
             return
+        if delimiter == "\t" and any("\t" in field for field in row):
+            got, cure = "a tab between quotes", "save the data as .csv or .jsonl"
+            where = f"data {path}, line {line}"
+            refuse(where, expected="quotes that are plainly text or plainly marks", got=got, cure=cure)
         if row:
             yield line, row
 

@@ -76,7 +76,7 @@ def _check_layout(root: Path, names: list[str], beside: list[str]) -> None:
 def _images(folder: Path) -> tuple[list[Path], int]:
     """Return the images of a class, and how many hidden files there are."""
     found, hidden = [], 0
-    for place, inner, files in os.walk(folder, followlinks=True):
+    for place, inner, files in os.walk(folder, onerror=_raise, followlinks=True):
         hidden += sum(name.startswith(".") for name in (*inner, *files))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         found += [Path(place, name) for name in files if not name.startswith(".")]
@@ -87,6 +87,10 @@ def _images(folder: Path) -> tuple[list[Path], int]:
     if not found:
         refuse(f"data {folder}", expected="images of this class", got="none", cure="take the folder out, or fill it")
     return sorted(found), hidden
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _recognised(path: Path) -> bool:

@@ -29,14 +29,14 @@ def read_list(path: Path, source: Source) -> Columns:
     """Read a list of objects; the file is held in memory while it is read.
 
     Raises:
-        InputError: as :func:`read_lines`; rows are counted from 1.
+        InputError: as :func:`read_lines`; rows are counted from 0.
     """
     with opened(path) as file:
         content = _parsed(file.read(), path, 1)
     if not isinstance(content, list):
         cure = "write a list of objects, or one object per line in a .jsonl file"
         refuse(f"data {path}", expected="a list of objects", got=f"a {type(content).__name__}", cure=cure)
-    return _read(path, source, enumerate(content, 1), "row")
+    return _read(path, source, enumerate(content), "row")
 
 
 def _read(path: Path, source: Source, rows: Iterator[tuple[int, Any]], unit: str) -> Columns:

@@ -54,7 +54,7 @@ def image(value):
     "values",
     [
         ["a", "b", "a", "ab"],
-        [("a", "b"), ("ab", ""), ("a", "b"), ("", "ab")],
+        [("a", "text b"), ("atext ", "b"), ("a", "text b"), ("", "ab")],
         [image(0), image(1), image(0), Image.fromarray(np.zeros((1, 4), np.uint8))],
         [np.zeros(4), np.ones(4), np.zeros(4), np.zeros((2, 2))],
         [torch.zeros(4), torch.ones(4), torch.zeros(4), torch.zeros(2, 2)],

@@ -45,6 +45,7 @@ def test_the_users_classes_reorder_or_rename_those_of_the_data():
     own = ("negative", "positive")
     assert numbers([0, 1, 1], names=own) == ([0, 1, 1], own)
     assert numbers([0, 1, 1], ("positive", "negative"), own) == ([1, 0, 0], ("positive", "negative"))
+    assert numbers([0, 1, 2], (*"bca",), (*"abc",)) == ([2, 0, 1], (*"bca",))
     assert numbers([0, 1, 1], ("bad", "good"), own) == ([0, 1, 1], ("bad", "good"))
     with pytest.raises(InputError, match="negative, positive in any order, or as many other names; got negative, good"):
         numbers([0, 1, 1], ("negative", "good"), own)
@@ -67,6 +68,7 @@ BAD = {
     "unknown name": (["a", "c"], ("a", "b"), "line 3: expected one of the classes a, b; got 'c'"),
     "number among names": (["a", 1, "b"], None, "line 3: expected labels of one kind, numbers or names; got 1"),
     "name among numbers": ([0, 1, "b"], None, "line 4: .* got 'b'"),
+    "name after a class like a fraction": (["1.5", "x"], ("1.5", "y"), "line 3: expected one of the classes 1.5, y"),
     "number text among classes": (["a", "1"], ("a", "b"), "line 3: .* got '1'"),
     "one-hot": ([np.array([0, 1])], None, "line 2: expected one label; got 2 numbers"),
     "list": ([[0]], None, "line 2: .* got a list"),

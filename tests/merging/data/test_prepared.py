@@ -29,7 +29,7 @@ class Calls:
 def tokens(batch):
     rows = torch.tensor(list(batch))[:, None] * torch.arange(1, 5)
     odd = (rows % 2 == 1)[:, :3]
-    return {"small": odd, "ids": rows, "image": torch.stack([odd.float(), odd.float() / 3], 1), "half": rows.bfloat16()}
+    return {"also": odd, "ids": rows, "image": torch.stack([odd.float(), odd.float() / 3], 1), "half": rows.bfloat16()}
 
 
 def same(one, other):
@@ -89,6 +89,7 @@ def damages(content):
     yield content[:-1], "cut"
     yield b"", "empty"
     yield content + b"\0", "longer"
+    yield content.replace(b'"I64"', b'"F64"'), "another type"
     end = 8 + int.from_bytes(content[:8], "little")
     blank = len(content[:end].rstrip(b" "))
     for place in (*range(0, blank, 5), *range(end, len(content), 997)):

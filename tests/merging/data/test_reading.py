@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -115,3 +116,21 @@ class Stream(IterableDataset):
 def test_what_is_no_data_set_of_pairs_is_refused(dataset, message):
     with pytest.raises(InputError, match=message):
         from_dataset(dataset)
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        (Source(path="a.parquet"), "pyarrow"),
+        (Source(dataset="glue"), "datasets"),
+        (Source(path="images"), "pillow"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(folder, monkeypatch, source, package):
+    for name in ("pyarrow", "pyarrow.parquet", "datasets", "PIL"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (folder / "a.parquet").write_bytes(b"PAR1")
+    (folder / "images" / "cat").mkdir(parents=True)
+    (folder / "images" / "cat" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=f"expected the package {package}; got not installed; pip install"):
+        read(source, folder)

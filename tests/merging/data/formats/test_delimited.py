@@ -74,6 +74,12 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path, content, message):
     assert "\n" not in str(found.value)
 
 
+def test_quotes_of_a_file_of_tabs_swallow_no_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\nx\t1\n"he said\t0\nand left"\t1\n')
+    with pytest.raises(InputError, match=r"a\.tsv, line 3: expected quotes that are plainly text"):
+        read(Source(path="a.tsv"), tmp_path)
+
+
 def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"text,label\nok,0\ncaf\xe9,1\n")
     with pytest.raises(InputError, match="line 3: expected text in UTF-8"):

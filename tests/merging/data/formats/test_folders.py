@@ -1,5 +1,7 @@
 """Folders of images: what torchvision's ImageFolder reads, and what it would not say."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,6 +30,7 @@ def test_images_labels_and_classes_are_those_of_torchvision(root):
     files = {path: label for path, label in theirs.samples}
     files[str(root / "ant eater" / "y.gif")] = 1  # which torchvision does not take for an image
     assert {str(path): label for path, label in zip(mine.files, mine.labels.tolist(), strict=True)} == files
+    assert [path.name for path in mine.files] == ["1.webp", "2.bmp", "x.tiff", "y.gif", "z.jpeg", "a.JPG", "b.png"]
     for image, path in zip(mine.inputs, mine.files, strict=True):
         with Image.open(path) as expected:
             assert np.array_equal(np.asarray(image), np.asarray(expected))
@@ -93,6 +96,19 @@ def test_what_is_no_image_is_named(root):
         read(Source(path="root"), root.parent)
     (root / "dog" / "notes.txt").rename(root / "dog" / "notes.png")
     with pytest.raises(InputError, match=r"image .*notes\.png: expected an image that PIL can open"):
+        read(Source(path="root"), root.parent)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(root, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("in"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match="expected data that can be read; got Permission denied"):
         read(Source(path="root"), root.parent)
 
 

@@ -64,7 +64,7 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path, content, message):
     ("content", "message"),
     [
         ('{"text": "a"}', "expected a list of objects; got a dict"),
-        ('[{"text": "a", "label": 0},\n 3]', "row 2: expected an object; got a int"),
+        ('[{"text": "a", "label": 0},\n 3]', "row 1: expected an object; got a int"),
         ('[{"text": "a", "label": 0},\n {"text"}]', "line 2: expected JSON"),
         ("[]", "expected rows with examples"),
         ('[{"a": 1,\n "a": 2}]', "each name once in an object; got 'a' twice"),
