@@ -116,6 +116,7 @@ def test_the_expert_is_that_of_merge_and_unload(name, tmp_path):
     assert list(found) == list(base)
     changed = {n for n in base if not torch.equal(base[n], merged[n])}
     assert changed
+    assert set(adapter.saved) <= set(base)
     assert all(found[n] is base[n] for n in base if n not in changed and n not in adapter.saved)
 
 
