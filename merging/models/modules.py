@@ -74,7 +74,7 @@ class ModuleNetwork(Network):
         self.base_head = {name: self._wide(v) for name, v in aligned.weights.items() if name in own}
         freeze(module, lambda name: name in own or frozen(name))
         self.parameters: Params = entries(module)
-        self._frozen = frozenset(name for name in module.state_dict() if name in own or frozen(name))
+        self._fixed = frozenset(name for name in module.state_dict() if name not in own and frozen(name))
 
     def expert(self, path: Path) -> Expert:
         """Read an expert: weights of the whole model, of its part that is merged, or a PEFT adapter.
@@ -83,12 +83,14 @@ class ModuleNetwork(Network):
             InputError: files that do not fit the base, see :func:`merging.checkpoints.align`.
         """
         read = self.read(Path(path))
-        aligned = self._aligned(read.weights, f"expert {path}", self.lent | self._frozen)
-        notes = (*read.notes, *said(aligned), *self._other_frozen(aligned.weights))
+        aligned = self._aligned(read.weights, f"expert {path}", self.lent | frozenset(self.own), self._fixed)
+        fixed = self._fixed_in({name: read.weights[name] for name in aligned.unused})
+        aligned = replace(aligned, unused=tuple(name for name in aligned.unused if name not in fixed))
+        notes = (*read.notes, *said(aligned), *self._differing(fixed, read.weights))
         found = {name: self._wide(value) for name, value in aligned.weights.items()}
         lent = {name: value for name, value in self.parameters.items() if name in self.lent - found.keys()}
         notes += tuple(f"no {name}: the base's" for name in lent)
-        theta = entries(self.module, lent | {name: found[name] for name in found if name not in self._frozen})
+        theta = entries(self.module, lent | {name: found[name] for name in found if name not in self.own})
         head = {name: found[name] for name in self.own if name in found}
         if not head and self.base_head:
             head, notes = self.base_head, (*notes, "no head of its own: the base's")
@@ -146,23 +148,32 @@ class ModuleNetwork(Network):
         whole = state(self.module, params)
         return {n: v for n, v in whole.items() if n not in self.own} | dict(head.weights if head else {})
 
-    def _aligned(self, weights: Mapping[str, Tensor], what: str, optional: frozenset[str]) -> Aligned:
+    def _aligned(
+        self,
+        weights: Mapping[str, Tensor],
+        what: str,
+        optional: frozenset[str],
+        without: frozenset[str] = frozenset(),
+    ) -> Aligned:
         """Return tensors by the names of the module; those of a head in the shapes that the file has."""
-        expected = {name: value.shape for name, value in self.module.state_dict().items()}
-        heads = named_as(list(optional), weights)
-        expected |= {name: value.shape for name, value in heads.items()}
+        expected = {n: v.shape for n, v in self.module.state_dict().items() if n not in without}
+        expected |= {name: value.shape for name, value in named_as(optional, weights).items()}
         expected = {n: s for n, s in expected.items() if not n.endswith("num_batches_tracked")}
         aligned = align(expected, weights, what, optional=optional, common=self.common)
-        if aligned.shorter:
-            base = {n: v for n, v in self.module.state_dict().items() if n in aligned.shorter}
-            rows = with_base_rows(base, {n: aligned.weights[n] for n in base})
-            return Aligned(aligned.weights | rows, aligned.renamed, aligned.unused, aligned.shorter)
-        return aligned
+        base = {n: v for n, v in self.module.state_dict().items() if n in aligned.shorter}
+        rows = with_base_rows(base, {n: aligned.weights[n] for n in base})
+        return replace(aligned, weights=aligned.weights | rows)
 
-    def _other_frozen(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    def _fixed_in(self, unused: Mapping[str, Tensor]) -> dict[str, str]:
+        """Return name -> name of the base's tensor that it stands for, of the tensors of a file that are not merged."""
+        places = {id(value): name for name, value in unused.items()}
+        own = self.module.state_dict()
+        found = named_as(self._fixed, unused)
+        return {places[id(value)]: name for name, value in found.items() if value.shape == own[name].shape}
+
+    def _differing(self, fixed: Mapping[str, str], weights: Mapping[str, Tensor]) -> Iterator[str]:
         """Say which tensors of an expert are other than the base's, though they are not merged."""
-        names = [name for name in weights if name in self._frozen and name not in self.own]
-        other = [name for name in names if not self.is_base(name, weights[name])]
+        other = [name for old, name in fixed.items() if not self.is_base(name, weights[old])]
         if other:
             yield f"{len(other)} tensors that are not merged differ from the base's, which stay: {', '.join(other[:3])}"
 
