@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from bounds.types import Inputs, Params, leaves, refuse
 from merging.checkpoints import read_weights
 from merging.models.base import Expert, Export, Precision, TaskHead
+from merging.models.hf_files import read_config, save_pretrained
 from merging.models.libraries import library
 from merging.models.modules import ModuleNetwork
 from merging.models.tokens import Tokens, read_tokens
-from merging.models.writing import inside, save_heads, save_pretrained
+from merging.models.writing import inside, save_heads
 
 _MASKED_IN_4D = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
 """Encoders whose 2-D mask may be handed on as [N, 1, L, L]: what the library makes of it, without a look at its values
@@ -53,7 +54,7 @@ class TextNetwork(ModuleNetwork):
     def __init__(self, folder: Path, options: Options) -> None:
         self.common = options.vocabulary == "common"
         self.max_length = options.max_length
-        self.config: Any = _config(folder)
+        self.config: Any = read_config(folder)
         self.tokens: Tokens | None = read_tokens(folder)
         module = _build(self.config)
         start = f"{module.base_model_prefix}."
@@ -77,7 +78,7 @@ class TextNetwork(ModuleNetwork):
         """Read an expert's folder (as save_pretrained writes it), adapter or file."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
-        config: Any = _config(folder) if (folder / "config.json").is_file() else None
+        config: Any = read_config(folder) if (folder / "config.json").is_file() else None
         found = super().expert(path)
         notes = list(found.notes)
         if config is not None:
@@ -94,7 +95,7 @@ class TextNetwork(ModuleNetwork):
         names = names if names is not None and len(names) == self.classes(found.head) else None
         return replace(found, class_names=names, notes=tuple(notes))
 
-    def scores(self, module: nn.Module, head: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+    def scores(self, module: nn.Module, head: TaskHead, inputs: Inputs) -> Tensor:
         """Return the logits of the library's class."""
         if isinstance(inputs, Tensor):
             inputs = {"input_ids": inputs}
@@ -103,7 +104,7 @@ class TextNetwork(ModuleNetwork):
         if self.takes_4d and mask is not None and mask.ndim == 2:
             hidden = (1 - mask.to(self.dtype))[:, None, None, :] * torch.finfo(self.dtype).min
             inputs = {**inputs, "attention_mask": hidden.expand(-1, -1, mask.shape[1], -1)}
-        return torch.func.functional_call(module, dict(head), (), dict(inputs), tie_weights=False).logits
+        return torch.func.functional_call(module, dict(head.weights), (), dict(inputs), tie_weights=False).logits
 
     def prepare(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Tokenise texts, or pairs of texts; every example has ``max_length`` tokens (columns of padding cost nothing).
@@ -190,21 +191,6 @@ def trimmed(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if any(tensor.shape[:2] != mask.shape for tensor in leaves(inputs)):
         return inputs
     return {name: tensor[:, :length] for name, tensor in inputs.items()}
-
-
-def _config(folder: Path) -> Any:
-    """Read config.json.
-
-    Raises:
-        InputError: there is none that transformers can read.
-    """
-    transformers = library("transformers")
-    try:
-        return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        got = " ".join(str(error).split())[:120]
-        cure = "name the folder that save_pretrained wrote"
-        refuse(f"model {folder}", expected="a folder with transformers' config.json", got=got, cure=cure)
 
 
 def _build(config: Any) -> Any:

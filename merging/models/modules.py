@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ _CONSTANTS = ("num_batches_tracked", "position_ids", "attn.bias", "attn.masked_b
 """Ends of the names of buffers that carry nothing learned, of older and newer files."""
 
 
+@dataclass(frozen=True)
+class Read:
+    """Tensors of an expert's files, under their names there, and what there is to say about them."""
+
+    weights: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
 class ModuleNetwork(Network):
     """A network that is one module, with weights θ swapped into it.
 
@@ -28,6 +37,10 @@ class ModuleNetwork(Network):
 
     common = False
     """Whether embeddings of vocabularies of different length keep the rows that both have."""
+    lent: frozenset[str] = frozenset()
+    """Entries of θ that an expert may lack: it then has the base's."""
+    base_classes: tuple[str, ...] | None = None
+    """Classes of the base's own head, where its files name them."""
 
     def __init__(
         self,
@@ -61,7 +74,7 @@ class ModuleNetwork(Network):
         self.base_head = {name: self._wide(v) for name, v in aligned.weights.items() if name in own}
         freeze(module, lambda name: name in own or frozen(name))
         self.parameters: Params = entries(module)
-        self._frozen = {name for name in module.state_dict() if name in own or frozen(name)}
+        self._fixed = frozenset(name for name in module.state_dict() if name not in own and frozen(name))
 
     def expert(self, path: Path) -> Expert:
         """Read an expert: weights of the whole model, of its part that is merged, or a PEFT adapter.
@@ -69,11 +82,15 @@ class ModuleNetwork(Network):
         Raises:
             InputError: files that do not fit the base, see :func:`merging.checkpoints.align`.
         """
-        weights, notes = self.read(Path(path))
-        aligned = self._aligned(weights, f"expert {path}", frozenset(self._frozen))
-        notes = (*notes, *said(aligned), *self._other_frozen(aligned.weights))
+        read = self.read(Path(path))
+        aligned = self._aligned(read.weights, f"expert {path}", self.lent | frozenset(self.own), self._fixed)
+        fixed = self._fixed_in({name: read.weights[name] for name in aligned.unused})
+        aligned = replace(aligned, unused=tuple(name for name in aligned.unused if name not in fixed))
+        notes = (*read.notes, *said(aligned), *self._differing(fixed, read.weights))
         found = {name: self._wide(value) for name, value in aligned.weights.items()}
-        theta = entries(self.module, {name: found[name] for name in found if name not in self._frozen})
+        lent = {name: value for name, value in self.parameters.items() if name in self.lent - found.keys()}
+        notes += tuple(f"no {name}: the base's" for name in lent)
+        theta = entries(self.module, lent | {name: found[name] for name in found if name not in self.own})
         head = {name: found[name] for name in self.own if name in found}
         if not head and self.base_head:
             head, notes = self.base_head, (*notes, "no head of its own: the base's")
@@ -83,14 +100,14 @@ class ModuleNetwork(Network):
             refuse(f"expert {path}", expected="weights with a head", got=f"no {missing}", cure=cure)
         return Expert(parameters=theta, head=head, notes=notes)
 
-    def read(self, path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-        """Return the tensors of an expert's files, and what there is to say about them."""
+    def read(self, path: Path) -> Read:
+        """Return the tensors of an expert's files, or of the base with an adapter."""
         if not is_adapter(path):
-            return read_weights(path), ()
+            return Read(read_weights(path))
         adapter = read_adapter(path)
         saved = named_as(self.own, adapter.saved)
         heads = {name: value for name, value in self.base_head.items() if name not in saved}
-        return {**adapter.apply({**self.state_of(self.parameters), **heads}), **saved}, adapter.notes
+        return Read({**adapter.apply({**self.state_of(self.parameters), **heads}), **saved}, adapter.notes)
 
     def head(self, expert: Expert | None, class_names: Sequence[str], templates: Sequence[str] = ()) -> TaskHead:
         """Return an expert's learned head, or the base's.
@@ -105,9 +122,6 @@ class ModuleNetwork(Network):
         own_names = self.base_classes if expert is None else expert.class_names
         return TaskHead(weights, fitting(class_names, own_names, self.classes(weights)))
 
-    base_classes: tuple[str, ...] | None = None
-    """Classes of the base's own head, where its files name them."""
-
     def classes(self, head: Mapping[str, Tensor]) -> int | None:
         """Return the number of classes of a head: the rows of its last tensor; None without a head."""
         return len(head[self.own[-1]]) if self.own else None
@@ -119,51 +133,60 @@ class ModuleNetwork(Network):
         def apply(module: nn.Module, inputs: Inputs) -> Tensor:
             device = leaves(inputs)[0].device
             move_buffers(module, device)
-            return self.scores(module, {name: value.to(device) for name, value in weights.items()}, inputs)
+            here = replace(head, weights={name: value.to(device) for name, value in weights.items()})
+            return self.scores(module, here, inputs)
 
         return functional(self.module, apply)[0]
 
-    def scores(self, module: nn.Module, head: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+    def scores(self, module: nn.Module, head: TaskHead, inputs: Inputs) -> Tensor:
         """Return the scores [N, C] of the module with a head in its place."""
         arguments = ((inputs,), {}) if isinstance(inputs, Tensor) else ((), dict(inputs))
-        return torch.func.functional_call(module, dict(head), *arguments, tie_weights=False)
+        return torch.func.functional_call(module, dict(head.weights), *arguments, tie_weights=False)
 
     def state_of(self, params: Params, head: TaskHead | None = None) -> dict[str, Tensor]:
         """Return a state dict of the library's module: θ, a task's head, and what is frozen."""
         whole = state(self.module, params)
         return {n: v for n, v in whole.items() if n not in self.own} | dict(head.weights if head else {})
 
-    def _aligned(self, weights: Mapping[str, Tensor], what: str, optional: frozenset[str]) -> Aligned:
+    def _aligned(
+        self,
+        weights: Mapping[str, Tensor],
+        what: str,
+        optional: frozenset[str],
+        without: frozenset[str] = frozenset(),
+    ) -> Aligned:
         """Return tensors by the names of the module; those of a head in the shapes that the file has."""
-        expected = {name: value.shape for name, value in self.module.state_dict().items()}
-        heads = named_as(list(optional), weights)
-        expected |= {name: value.shape for name, value in heads.items()}
+        expected = {n: v.shape for n, v in self.module.state_dict().items() if n not in without}
+        expected |= {name: value.shape for name, value in named_as(optional, weights).items()}
         expected = {n: s for n, s in expected.items() if not n.endswith("num_batches_tracked")}
         aligned = align(expected, weights, what, optional=optional, common=self.common)
-        if aligned.shorter:
-            base = {n: v for n, v in self.module.state_dict().items() if n in aligned.shorter}
-            rows = with_base_rows(base, {n: aligned.weights[n] for n in base})
-            return Aligned(aligned.weights | rows, aligned.renamed, aligned.unused, aligned.shorter)
-        return aligned
+        base = {n: v for n, v in self.module.state_dict().items() if n in aligned.shorter}
+        rows = with_base_rows(base, {n: aligned.weights[n] for n in base})
+        return replace(aligned, weights=aligned.weights | rows)
 
-    def _other_frozen(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    def _fixed_in(self, unused: Mapping[str, Tensor]) -> dict[str, str]:
+        """Return name -> name of the base's tensor that it stands for, of the tensors of a file that are not merged."""
+        places = {id(value): name for name, value in unused.items()}
+        own = self.module.state_dict()
+        found = named_as(self._fixed, unused)
+        return {places[id(value)]: name for name, value in found.items() if value.shape == own[name].shape}
+
+    def _differing(self, fixed: Mapping[str, str], weights: Mapping[str, Tensor]) -> Iterator[str]:
         """Say which tensors of an expert are other than the base's, though they are not merged."""
-        base = self.module.state_dict()
-        names = [n for n in weights if n in self._frozen and n not in self.own]
-        other = [n for n in names if not same(weights[n], base[n])]
+        other = [name for old, name in fixed.items() if not self.is_base(name, weights[old])]
         if other:
             yield f"{len(other)} tensors that are not merged differ from the base's, which stay: {', '.join(other[:3])}"
 
+    def is_base(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor is the base's of that name, up to the rounding of the coarser precision."""
+        base = self.module.state_dict()[name]
+        if value.shape != base.shape or not (value.is_floating_point() and base.is_floating_point()):
+            return torch.equal(value, base)
+        coarse = max(value.dtype, base.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        return torch.equal(value.to(coarse), base.to(coarse))
+
     def _wide(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
-
-
-def same(value: Tensor, base: Tensor) -> bool:
-    """Whether two tensors agree up to the rounding of the coarser precision."""
-    if value.shape != base.shape or not (value.is_floating_point() and base.is_floating_point()):
-        return torch.equal(value, base)
-    coarse = max(value.dtype, base.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    return torch.equal(value.to(coarse), base.to(coarse))
 
 
 def said(aligned: Aligned) -> tuple[str, ...]:

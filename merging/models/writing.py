@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bounds.types import refuse
-from merging.models.base import Export, TaskHead
-from merging.models.libraries import library
+from merging.models.base import TaskHead
 
 HEADS = "heads"
 """Folder of heads, where they are not written into the models."""
@@ -39,33 +36,6 @@ def converted(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
         result[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(value.untyped_storage().data_ptr())
     return result
-
-
-def save_pretrained(model: Any, folder: Path, state: Mapping[str, Tensor], export: Export) -> None:
-    """Write a folder of transformers: configuration and weights, in shards.
-
-    Args:
-        model: the library's, on the meta device: its class and configuration.
-        folder: made here.
-        state: its weights.
-        export: dtype and size of shards.
-    """
-    tensors = converted(state, export.dtype)
-    with quiet():
-        model.to(export.dtype).save_pretrained(folder, state_dict=tensors, max_shard_size=export.shard_size)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Switch off transformers' progress bars: they are no part of this program's output."""
-    logging = library("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
-    try:
-        logging.disable_progress_bar()
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def save_heads(folder: Path, heads: Mapping[str, TaskHead], dtype: torch.dtype) -> None:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "was", "bad", "good", "very", "not", "a", "plot", "and"]
@@ -57,3 +59,50 @@ def save_text(folder, kind, seed, auto, words=WORDS, **keywords) -> Any:
     model.save_pretrained(folder)
     tokenizer(words, pad=None if kind == "gpt2" else "[PAD]", eos_token="[SEP]").save_pretrained(folder)
     return model
+
+
+CLIP_WORDS = ["<pad>", "[UNK]", "<start>", "<end>", "a", "photo", "of", "cat", "dog", "car", ".", "drawing", "the"]
+CLASSES = ["cat", "dog", "car"]
+TEMPLATES = ["a photo of a {}.", "drawing of the {}"]
+
+
+def clip_config(**vision) -> Any:
+    text = {"vocab_size": len(CLIP_WORDS), "max_position_embeddings": 12, "eos_token_id": 3, "bos_token_id": 2}
+    image = {"image_size": 16, "patch_size": 8, **vision}
+    return transformers.CLIPConfig(
+        text_config={**SMALL, **text, "pad_token_id": 0}, vision_config={**SMALL, **image}, projection_dim=12
+    )
+
+
+def clip_tokenizer() -> Any:
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(CLIP_WORDS)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [("<start>", 2), ("<end>", 3)]
+    inner.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=special)
+    names = {"unk_token": "[UNK]", "pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def clip_processor() -> Any:
+    crop = {"height": 16, "width": 16}
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=crop)
+
+
+def save_clip(folder, seed, auto="CLIPModel", extras=True, config=None, amount=0.1) -> Any:
+    """Save a CLIP of transformers, or its vision tower, with tokenizer and preprocessing."""
+    torch.manual_seed(seed)
+    config = config or clip_config()
+    kind = getattr(transformers, auto)
+    model = shaken(kind(config if auto == "CLIPModel" else config.vision_config), seed, amount)
+    model.save_pretrained(folder)
+    if extras:
+        clip_processor().save_pretrained(folder)
+        clip_tokenizer().save_pretrained(folder)
+    return model
+
+
+def pictures(count=5, seed=0) -> list[Any]:
+    """Random images of several sizes."""
+    generator = np.random.default_rng(seed)
+    sizes = [(20, 31), (16, 16), (40, 17), (9, 12), (33, 33)][:count]
+    return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
