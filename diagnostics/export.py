@@ -21,6 +21,7 @@ from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
 from merging.commands import console, plain, run
 from merging.files import check_folder, encoded, replacing_folder, write
+from merging.models import Export
 from merging.suites import Suite
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -96,7 +97,8 @@ def export(
         cure = "use a suite file, or load the weights of torch.load(out.pt)['merged'] into your module"
         refuse(f"suite {suite.name}", expected="one of a kind of network that is written", got="none known", cure=cure)
     with replacing_folder(folder, "export") as room:
-        files = network.write(artifact.merged, room, suite.heads, dtype, shard_size=shard_size, per_task=per_task)
+        network.save(artifact.merged, room, suite.heads, Export(dtype, shard_size, per_task))
+        files = sorted(path for path in room.rglob("*") if path.is_file())
         if artifact.coefficients is not None and artifact.blocks is not None:
             write_coefficients(room / COEFFICIENTS, artifact.coefficients, artifact.blocks, list(artifact.merged))
             files = [*files, room / COEFFICIENTS]
@@ -107,7 +109,7 @@ def export(
             recipe=network.recipe(next(iter(suite.heads)), per_task=per_task),
             precision=str(dtype).removeprefix("torch."),
             files=[file.relative_to(room).as_posix() for file in files],
-            base=network.base,
+            base=network.source,
             notes=suite.notes,
         )
         write(room / CARD, lambda file: file.write(encoded(card)))

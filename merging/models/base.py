@@ -67,6 +67,12 @@ class Network(ABC):
     parameters: Params
     notes: tuple[str, ...] = ()
     """What is worth knowing of the base's files, one line each."""
+    source: str = ""
+    """What it was opened from, as the user named it."""
+
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what :meth:`write` wrote, for the model card."""
+        return f'from safetensors.torch import load_file\n\nhead = load_file("heads/{task}.safetensors")'
 
     @abstractmethod
     def expert(self, path: Path) -> Expert:

@@ -78,7 +78,9 @@ def base_of(read: Read) -> Network:
         InputError: an unknown kind, options that it does not have, weights that are missing or do not fit.
     """
     with told(read, ("model",)):
-        return open_network(read.model.kind, _place(read, read.model.base), read.model.options)
+        network = open_network(read.model.kind, _place(read, read.model.base), read.model.options)
+    network.source = read.model.base
+    return network
 
 
 def _place(read: Read, text: str) -> Path | str:
@@ -129,7 +131,11 @@ def task_data(
         examples = read_data(_with_classes(source, expert), read.folder)
         found[str(source.path or source.dataset)] = examples.digest()
         names = names or examples.class_names
-        samples |= _cut(read, section, split, examples, network)
+        for name, sample in _cut(read, section, split, examples, network).items():
+            if name in samples:
+                cure = "name it in data or in splits, not in both"
+                refuse(f"split {name}", expected="examples from one place", got="from two", cure=cure)
+            samples[name] = sample
     if names is None:
         cure = "write classes: [name, …] in the order of the labels"
         refuse("classes", expected="names of the classes", got="none from file, expert or data", cure=cure)

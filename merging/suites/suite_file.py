@@ -36,7 +36,7 @@ class TaskSection:
 
     name: str
     expert: str
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] | str = field(default_factory=dict)
     splits: Mapping[str, Any] | None = None
     classes: list[str] | None = None
     templates: list[str] | None = None
@@ -90,7 +90,7 @@ class Read:
         place: Place = ("tasks", index, "data")
         if task.classes:
             common["classes"] = task.classes
-        own = dict(task.data)
+        own = dict(self._mapping(task.data, place))
         if own and all(name in SPLITS for name in own):
             return {split: self._source({**common, **self._mapping(part, (*place, split))}, (*place, split))
                     for split, part in own.items()}  # fmt: skip

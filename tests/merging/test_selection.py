@@ -1,6 +1,7 @@
 """What a merge leaves alone: patterns, running statistics, whole weights and coefficients afterwards."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -8,14 +9,14 @@ from torch import nn
 
 from bounds.autodiff import functional
 from bounds.running_statistics import entries, is_statistic, reestimated
-from bounds.types import InputError, Sample
+from bounds.types import InputError, Sample, leaves
 from merging import Selection, TaskVectors, artifact, merge, merged, suite_from_modules
 from merging.params import norm, subtract
 from merging.suites import Suite
 from merging.task import score_task
 
 METHODS = ("average", "task_arithmetic", "ties", "fisher", "regmean", "samerging", "gauss_newton")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "task_arithmetic": {"scale": 0.4},
     "ties": {"scale": 0.5},
     "fisher": {"examples": 8},
@@ -84,7 +85,7 @@ def test_coefficients_describe_the_whole_merge(method, tmp_path):
 def test_the_teacher_is_the_whole_expert():
     """Its own biases are left out of the merge; its scores, to which the merge is fitted, are those of all of it."""
     suite = world()
-    steps = {"examples": 30, "steps": 0, "batch": 30}
+    steps: dict[str, Any] = {"examples": 30, "steps": 0, "batch": 30}
     everything = merge("samerging", suite, selection=Selection(statistics="base"), init=0.0, **{**steps, "steps": 1})
     left_out = merge(
         "samerging",
@@ -102,7 +103,7 @@ def test_statistics_are_estimated_again_on_calibration_examples():
     assert found.coefficients is None
     assert found.used == {"calibration": None}
     plain = merge("average", suite)
-    joined = torch.cat([task.calibration.inputs for task in suite.tasks])
+    joined = torch.cat([leaves(task.calibration.inputs)[0] for task in suite.tasks])
     shuffled = reestimated(functional(network(0))[0], plain.merged, joined)  # the order of examples does not matter
     torch.testing.assert_close(dict(found.merged), shuffled)
     assert norm(subtract(found.merged, plain.merged)) > 0.1

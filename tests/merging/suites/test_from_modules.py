@@ -16,14 +16,14 @@ SPLITS = {"train": 12, "calibration": 8, "validation": 8, "test": 10}
 
 def bert(classes: int, seed: int) -> Any:
     torch.manual_seed(seed)
-    config = BertConfig(
+    config: Any = BertConfig(
         vocab_size=30,
         hidden_size=8,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=8,
-        num_labels=classes,
     )
+    config.num_labels = classes
     return BertForSequenceClassification(config).eval()
 
 
@@ -45,6 +45,7 @@ def test_heads_of_different_sizes_and_logits():
     for index, (name, module) in enumerate(experts.items()):
         inputs = suite.tasks[index].test.inputs
         ours = score_task(suite.tasks[index], suite.task_vectors.expert(index), inputs, "test", "expert")
+        assert isinstance(inputs, dict)
         with torch.no_grad():
             torch.testing.assert_close(ours, module(**inputs).logits, rtol=1e-5, atol=1e-5)
         assert list(suite.tasks[index].class_names) == [str(c) for c in range({"two": 2, "five": 5}[name])]
@@ -52,7 +53,7 @@ def test_heads_of_different_sizes_and_logits():
     assert merge("average", suite).suite == "modules"
 
 
-def linear(seed: int, **_: Any) -> nn.Module:
+def linear(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
 
@@ -78,7 +79,7 @@ def test_splits_may_be_absent():
 
 def test_what_does_not_fit_is_refused():
     base = linear(0)
-    for arguments, match in [
+    wrong: Any = [
         ((base, {"a": linear(1)}, {"b": numbers(1)}), r"data: expected the experts' tasks \['a'\]"),
         (
             (base, {"a": linear(1)}, {"a": {"tests": numbers(1)["test"]}}),
@@ -87,9 +88,10 @@ def test_what_does_not_fit_is_refused():
         ((base, {"a": linear(1)}, {"a": {"train": numbers(1)["test"]}}), r"expected a split test; got \['train'\]"),
         ((base, {"a": nn.Linear(3, 2)}, {"a": numbers(1)}), r"expert 'a': expected the parameter names of the base"),
         ((base, {"a": linear(1)}, {"a": {"test": Sample(torch.zeros(3, 3))}}), r"split test: expected labels"),
-    ]:
+    ]
+    for arguments, match in wrong:
         with pytest.raises(InputError, match=match):
-            suite_from_modules(*arguments)  # pyright: ignore
+            suite_from_modules(*arguments)
     with pytest.raises(InputError, match=r"heads 'fc.\*': expected names of expert 'a'; got none that fits; use"):
         suite_from_modules(base, {"a": linear(1)}, {"a": numbers(1)}, heads="fc.*")
     experts: Any = linear(0), linear(1)
