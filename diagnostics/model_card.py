@@ -18,7 +18,7 @@ from merging.methods import METHODS
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Coefficients:
     """λ of one task over the blocks: mean, least, largest, and the mean of each third of the network's depth."""
 
@@ -35,7 +35,14 @@ def coefficients(artifact: MergeArtifact) -> list[Coefficients]:
         return []
     rows = zip(artifact.names, artifact.coefficients, strict=True)
     return [
-        Coefficients(name, float(row.mean()), float(row.min()), float(row.max()), _thirds(row)) for name, row in rows
+        Coefficients(
+            task=name,
+            mean=float(row.mean()),
+            least=float(row.min()),
+            largest=float(row.max()),
+            thirds=_thirds(row),
+        )
+        for name, row in rows
     ]
 
 

@@ -161,6 +161,8 @@ def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> Non
     rows, _ = evaluate(suite, artifact.merged, track)
     output = console()
     output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
+    for name, said in suite.notes.items():
+        output.print(plain(f"task {name}: {said}"), soft_wrap=True)
     note = presets.find(command.method, command.preset).note
     if note:
         output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)

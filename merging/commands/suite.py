@@ -101,6 +101,8 @@ def check(arguments: Sequence[str]) -> None:
     probes = [probe(suite, index, command.examples) for index in track(range(len(suite.tasks)), "probing tasks")]
     output = console()
     output.print(table(suite, probes))
+    for name, note in suite.notes.items():
+        output.print(plain(f"task {name}: {note}"), soft_wrap=True)
     for found in probes:
         for line in found.warnings:
             output.print(plain(f"look at task {found.task}: {line}"), soft_wrap=True)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,14 @@ def load(path: Path, storage: Storage) -> Suite:
     for index, section in enumerate(read.file.tasks):
         with told(read, ("tasks", index)):
             expert = network.expert(read.path(section.expert))
-            samples, classes, found = task_data(read, index, network, expert)
-            sources |= {**hashed(read, section.expert), **found}
+            data = task_data(read, index, network, expert)
+            sources |= {**hashed(read, section.expert), **data.sources}
             templates = section.templates or read.file.templates or TEMPLATES
-            head = network.head(expert, classes, templates)
-            given = {split: samples.get(split) for split in SPLITS}
+            head = network.head(expert, data.class_names, templates)
+            given = {split: data.samples.get(split) for split in SPLITS}
             tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))  # pyright: ignore
             experts[section.name], heads[section.name] = expert.parameters, head
-            notes[section.name] = "; ".join(expert.notes)
+            notes[section.name] = "; ".join((*expert.notes, *data.notes))
     return Suite(
         read.file.name or path.stem,
         _vectors(network, experts, storage, sources),
@@ -117,20 +117,29 @@ def _vectors(
     return TaskVectors.from_experts(network.parameters, experts, storage, sources)
 
 
-def task_data(
-    read: Read, index: int, network: Network, expert: Expert
-) -> tuple[dict[str, Sample], Sequence[str], dict[str, str]]:
-    """Return a task's splits as the network reads them, its class names, and its data's files with their sha256.
+@dataclass(frozen=True)
+class TaskData:
+    """A task's splits as the network reads them, its class names, file -> sha256 of its data, what to know of them."""
+
+    samples: Mapping[str, Sample]
+    class_names: Sequence[str]
+    sources: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskData:
+    """Read a task's data.
 
     Raises:
         InputError: no shares for one data set, classes of which neither file, expert nor data know the names.
     """
-    section, samples, found = read.file.tasks[index], {}, {}
+    section, samples, found, notes = read.file.tasks[index], {}, {}, []
     names: Sequence[str] | None = section.classes or expert.class_names
     for split, source in read.sources(index).items():
         examples = read_data(_with_classes(source, expert), read.folder)
         found[str(source.path or source.dataset)] = examples.digest()
         names = names or examples.class_names
+        notes += examples.notes
         for name, sample in _cut(read, section, split, examples, network).items():
             if name in samples:
                 cure = "name it in data or in splits, not in both"
@@ -139,7 +148,7 @@ def task_data(
     if names is None:
         cure = "write classes: [name, …] in the order of the labels"
         refuse("classes", expected="names of the classes", got="none from file, expert or data", cure=cure)
-    return samples, list(names), found
+    return TaskData(samples, list(names), found, notes)
 
 
 def _with_classes(source: Source, expert: Expert) -> Source:
