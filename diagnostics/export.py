@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from bounds.running_statistics import is_statistic
 from bounds.types import refuse
 from diagnostics.bound_report import origin_of, read_report, read_subjects
 from diagnostics.model_card import merge_of, render_card
@@ -100,7 +101,8 @@ def export(
         network.save(artifact.merged, room, suite.heads, Export(dtype, shard_size, per_task))
         files = sorted(path for path in room.rglob("*") if path.is_file())
         if artifact.coefficients is not None and artifact.blocks is not None:
-            write_coefficients(room / COEFFICIENTS, artifact.coefficients, artifact.blocks, list(artifact.merged))
+            names = [name for name in artifact.merged if not is_statistic(name)]
+            write_coefficients(room / COEFFICIENTS, artifact.coefficients, artifact.blocks, names)
             files = [*files, room / COEFFICIENTS]
         card = render_card(
             suite.name,
