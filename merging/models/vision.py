@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bounds.types import Inputs, Params, refuse
@@ -19,10 +18,11 @@ from merging.checkpoints import read_weights
 from merging.models.base import Expert, Export, Precision, TaskHead
 from merging.models.images import Preprocessing, before_floats, said_plainly
 from merging.models.libraries import library
-from merging.models.modules import ModuleNetwork
-from merging.models.writing import converted, inside, save_heads
+from merging.models.modules import ModuleNetwork, save_states
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels."""
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,8 @@ class VisionNetwork(ModuleNetwork):
 
     def expert(self, path: Path) -> Expert:
         """Read an expert's file, or folder of timm."""
-        return replace(super().expert(path), class_names=_labels(Path(path)))
+        found, names = super().expert(path), _labels(Path(path))
+        return replace(found, class_names=names if names and len(names) == self.classes(found.head) else None)
 
     def scores(self, module: nn.Module, head: TaskHead, inputs: Inputs) -> Tensor:
         """Return the scores of normalised images."""
@@ -86,16 +87,10 @@ class VisionNetwork(ModuleNetwork):
 
     def save(self, params: Params, folder: Path, heads: Mapping[str, TaskHead], export: Export) -> None:
         """Write state dicts as safetensors; for timm with its config.json, which ``local-dir:FOLDER`` loads."""
-        for task, head in heads.items() if export.per_task else ():
-            place = inside(folder, task)
-            place.mkdir()
-            save_file(converted(self.state_of(params, head), export.dtype), place / _WEIGHTS, {"format": "pt"})
-            if self.source == "timm":
-                content = json.dumps(self._timm_config(head.class_names), indent=2)
-                (place / _CONFIG).write_text(content + "\n", encoding="utf-8")
-        if not export.per_task:
-            save_file(converted(self.state_of(params), export.dtype), folder / _WEIGHTS, {"format": "pt"})
-            save_heads(folder, heads, export.dtype)
+        save_states(self, params, folder, heads, export)
+        for task, head in heads.items() if export.per_task and self.source == "timm" else ():
+            content = json.dumps(self._timm_config(head.class_names), indent=2)
+            (folder / task / _CONFIG).write_text(content + "\n", encoding="utf-8")
 
     def _timm_config(self, class_names: Sequence[str]) -> dict[str, Any]:
         own = {k: v for k, v in self.module.pretrained_cfg.items() if k in ("interpolation", "crop_pct", "crop_mode")}
@@ -201,7 +196,3 @@ def _preprocessing(source: str, module: Any, options: Options) -> Preprocessing:
         std=tuple(std),
         rules=said_plainly(**rules),
     )
-
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels."""

@@ -47,7 +47,7 @@ def shaken(model, seed, amount=0.3):
             value.add_(amount * torch.randn(value.shape, generator=generator))
         for name, value in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                value.add_(torch.rand(value.shape, generator=generator))
+                value.add_(torch.rand(value.shape, generator=generator), alpha=0.1)
     return model.eval()
 
 
