@@ -96,7 +96,7 @@ class Command:
     """Ablate SAMerging over seeds: a table on the terminal, ablation.json and ablation.md."""
 
     suite: str = "mini8"
-    """Where experts and tasks come from: mini8 (shipped) or toy."""
+    """Where experts and tasks come from: mini8 (shipped), toy, a suite file .yaml, or package.module:function."""
     seeds: int = 5
     """Number of reported seeds, 2 or more: each chooses its own calibration examples and batches."""
     out: Path = Path("ablation")
@@ -168,7 +168,7 @@ def ablate(suite: Suite, command: Command) -> list[Line]:
 
 
 def _run(cache: Cache, suite: Suite, settings: Mapping[str, Any], splits: Sequence[str]) -> Run:
-    key = digest(code_of(_run), suite.sources, METHOD, settings, splits)
+    key = digest(code_of(_run), suite.identity, METHOD, settings, splits)
     return cache.data(Run, "run", key, partial(_merge, suite, settings, splits))
 
 

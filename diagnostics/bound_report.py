@@ -13,8 +13,8 @@ import torch
 import tyro
 
 from bounds.types import refuse
-from diagnostics.figures.figure_files import read_manifest, write_figures
-from diagnostics.page import draw, render
+from diagnostics.figures.figure_files import read_manifest
+from diagnostics.folder import FILES, as_json, write_report
 from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
 from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
@@ -29,12 +29,9 @@ from merging.artifact import load
 from merging.commands import console, plain, run, track, write_json
 from merging.execution import check_device
 from merging.files import check_folder, check_outputs, encoded, place
-from merging.plain import from_plain, to_plain
+from merging.plain import from_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
-
-FILES = ("report.html", "report.json")
-"""What is written into the folder, besides figures and cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,8 @@ class Command:
 
     merged: tuple[Path, ...]
     """Artifacts made by python -m merging, from the same suite."""
+    suite: str | None = None
+    """Where the suite is now (default: where the artifacts say it was)."""
     out: Path = Path("report")
     """Folder for report.html, report.json, figures and the cache."""
     json: str | None = None
@@ -83,15 +82,17 @@ def report(command: Command) -> None:
             together,
             files=FILES,
             copy=copy,
+            suite=command.suite,
         )
         result = build(workspace, command.sections, command.budget_seconds)
     if together.rank:
         return
-    text = records.to_json(to_plain(result), indent=1)
-    figures = _write(result, text, command, workspace.workers)
+    figures = write_report(result, command.out, Cache(command.out / "cache"), workspace.workers)
     if command.json == "-":
-        write_json(text)
+        write_json(as_json(result))
         return
+    if copy is not None:
+        write(copy, encoded(as_json(result)))
     output = console()
     print_report(result, output)
     output.print()
@@ -111,10 +112,12 @@ def prepare(
     *,
     files: Sequence[str] = (),
     copy: Path | None = None,
+    suite: str | None = None,
 ) -> Workspace:
     """Check everything that can be checked at once, and return the workspace; ``together`` share its work.
 
-    ``files`` are written into the folder ``out``, besides figures and cache; ``copy`` is one more output.
+    ``files`` are written into the folder ``out``, besides figures and cache; ``copy`` is one more output. ``suite`` is
+    where the suite is, by default where the artifacts say.
 
     Raises:
         InputError: see the readers of artifacts, settings, sections, α and devices; a folder that cannot be written.
@@ -134,25 +137,34 @@ def prepare(
     )
     if count > 1:
         torch.set_num_threads(1)
-    suite = subjects[0].artifact.suite
-    if suite not in suites.SUITES:
-        refuse(
-            f"artifact {subjects[0].file}",
-            expected=f"the name of a suite: {' or '.join(suites.SUITES)}",
-            got=repr(suite) if suite else "none",
-            cure="build a diagnostics.workspace.Workspace with your own Suite",
-        )
+    origin = suite or origin_of(subjects[0])
     return Workspace(
         subjects,
-        lambda: suites.load(suite),
+        lambda: suites.load(origin),
         settings,
         Cache(out / "cache", together),
         alpha,
         workers=count,
         device=device,
         track=silent if together.rank else track,
-        made_of_files=all_hashed(subjects[0].artifact.sources),  # a suite of the table, whose sources are all there is
+        made_of_files=suites.made_of_files(origin) and all_hashed(subjects[0].artifact.sources),
     )
+
+
+def origin_of(subject: Subject) -> str:
+    """Return what finds the suite of an artifact again.
+
+    Raises:
+        InputError: the suite was made in memory, or its file is gone.
+    """
+    artifact, what = subject.artifact, f"artifact {subject.file}"
+    origin = artifact.origin or artifact.suite
+    if not artifact.origin and origin not in suites.SUITES:
+        cure = "name it with --suite, or call diagnostics.report(artifact, suite)"
+        refuse(what, expected="one of a suite that can be found again", got=f"suite {origin!r} in memory", cure=cure)
+    if origin.endswith((".yaml", ".yml")) and not Path(origin).is_file():
+        refuse(what, expected=f"its suite file {origin}", got="nothing there", cure="say where it is now with --suite")
+    return origin
 
 
 def read_subjects(paths: Sequence[Path]) -> list[Subject]:
@@ -188,18 +200,6 @@ def _check_places(merged: Sequence[Path], out: Path, files: Sequence[str], copy:
     check_outputs({**own, "--json": copy}, inputs)
     if copy is not None and not out.is_dir() and place(copy) in {place(out), *(place(out / name) for name in files)}:
         refuse(f"--json {copy}", expected="another place than the report's", got="the same", cure="rename it")
-
-
-def _write(result: Report, text: str, command: Command, workers: int) -> int:
-    """Write page, JSON and figures; return the number of figures."""
-    command.out.mkdir(exist_ok=True)
-    drawings = draw(result, Cache(command.out / "cache"), workers)  # by the first process alone
-    write_figures(command.out / "figures", "report", drawings)
-    write(command.out / "report.html", encoded(render(result, drawings)))
-    write(command.out / "report.json", encoded(text))
-    if command.json not in (None, "-"):
-        write(Path(command.json), encoded(text))
-    return len(drawings)
 
 
 @dataclass(frozen=True)

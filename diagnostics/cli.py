@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from diagnostics import ablation, bound_report, sweep
+from diagnostics import ablation, bound_report, export, sweep
+from merging.commands import convert, suite
 from merging.commands.merge import main as merge
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "merge": (merge, "merge the experts of a suite (python -m merging)"),
+    "suite": (suite.main, "write or probe a suite file of your own experts (suite init, suite check)"),
+    "convert": (convert.main, "turn a pickled or sharded checkpoint into safetensors, running nothing of it"),
     "report": (
         bound_report.main,
         "report the bound of merges (python -m diagnostics.bound_report); report show FILE prints a report.json",
     ),
+    "export": (export.main, "write a merge as a folder that the model's own library loads, with a model card"),
     "sweep": (sweep.main, "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
     "ablation": (ablation.main, "what each part of SAMerging is worth, over seeds (python -m diagnostics.ablation)"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bounds.types import refuse
+from bounds.types import InputError, refuse
 from diagnostics import statements
 from diagnostics.sections import comparison
 from diagnostics.sections.base import View
@@ -121,6 +121,7 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
                 section.compute,
                 name,
             )
+    clock.check(found.values())
     settings, merges = workspace.plain_settings, tuple(_merge_report(subject, found) for subject in workspace.subjects)
     compared = _compare(workspace, sections, clock)
     sizes = clock.run("splits", lambda: _sizes(workspace), Splits, (), _sizes)
@@ -244,11 +245,13 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
 
 
 class _Clock:
-    """Times the sections and stops beginning them when the budget is spent."""
+    """Times the sections, stops beginning them when the budget is spent, and goes on where one fails."""
 
     def __init__(self, budget: float | None, workspace: Workspace) -> None:
         self.seconds: dict[str, float] = {}
         self.missing: dict[str, str] = {}
+        self.failed: list[Exception] = []
+        self._workspace = workspace
         self._budget, self._begun, self._keeper = budget, time.perf_counter(), workspace.keeper
 
     def run(
@@ -260,10 +263,27 @@ class _Clock:
         if not cached and self._budget is not None and spent >= self._budget:
             self.missing[label] = f"the budget of {self._budget:g} s was spent; run again to go on"
             return None
-        value = keeper.data(kind, name, of, code, make)
+        try:
+            value = keeper.data(kind, name, of, code, make)
+        except Exception as error:  # of whatever kind: it must not cost the other sections
+            _ = self._workspace.suite  # a suite that cannot be had, or is another one, ends the report
+            self.failed.append(error)
+            self.missing[label] = _reason(error)
+            return None
         if not cached:
             self.seconds[label] = time.perf_counter() - started
         return value
+
+    def check(self, found: Iterable[Any]) -> None:
+        """Raise the first failure where nothing at all could be made."""
+        if self.failed and all(value is None for value in found):
+            raise self.failed[0]
+
+
+def _reason(error: Exception) -> str:
+    """Return why a section could not be made, in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _merge_report(subject: Subject, found: Mapping[tuple[str, str], Any]) -> MergeReport:

@@ -64,6 +64,8 @@ class Command:
 
     merged: Path
     """The artifact made by python -m merging."""
+    suite: str | None = None
+    """Where the suite is now (default: where the artifact says it was)."""
     out: Path = Path("report")
     """Folder for sweep.csv, sweep.json, figures and the cache (shared with the report)."""
     mode: Mode = "weights"
@@ -100,7 +102,14 @@ def _main(command: Command) -> None:
     if command.random_directions < 0:
         refuse("random directions", expected="0 or more", got=command.random_directions, cure="0 leaves them out")
     workspace = prepare(
-        [command.merged], command.out, command.settings, command.alpha, command.device, command.workers, files=FILES
+        [command.merged],
+        command.out,
+        command.settings,
+        command.alpha,
+        command.device,
+        command.workers,
+        files=FILES,
+        suite=command.suite,
     )
     local = Local(command.drift, command.sharpness)
     section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)

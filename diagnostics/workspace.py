@@ -35,7 +35,7 @@ from diagnostics.work.workers import Track, warm_up
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task import SPLITS, Split, Task, score_task
+from merging.task import Split, Task, check_splits, score_task
 from merging.task_vectors import TaskVectors
 
 
@@ -156,6 +156,14 @@ class Workspace:
         """Return the test examples that everything but the accuracy rests on."""
         return linear_world.subsample(task.test, self.settings.held_out, self.settings.seed)
 
+    def check_splits(self, split: Split, what: str) -> None:
+        """Check that every task has a split that ``what`` needs.
+
+        Raises:
+            InputError: one has not.
+        """
+        check_splits(self.suite.tasks, {split}, what)
+
     # What no merge can change ----------------------------------------------------------------------------------------
 
     def facts(self) -> list[Mapping[str, Any]]:
@@ -166,16 +174,16 @@ class Workspace:
         task = self.suite.tasks[index]
         return {
             "test_labels": _labels(task.test),
-            "validation_labels": _labels(task.validation),
+            "validation_labels": _labels(task.validation) if "validation" in task.splits else None,
             "classes": len(task.class_names),
-            "sizes": {split: len(getattr(task, split)) for split in SPLITS},
+            "sizes": {split: len(getattr(task, split)) for split in task.splits},
         }
 
     def teachers(self) -> list[Mapping[str, Any]]:
         """Per task: its facts, test scores of pretrained model and expert, the expert's on validation."""
         pretrained, experts, *_ = self._scores()
         return [
-            {**fact, "pretrained": base["test"], "expert": expert["test"], "validation": expert["validation"]}
+            {**fact, "pretrained": base["test"], "expert": expert["test"], "validation": expert.get("validation")}
             for fact, base, expert in zip(self.facts(), pretrained, experts, strict=True)
         ]
 
@@ -196,7 +204,8 @@ class Workspace:
             index: int, splits: Sequence[Split], theta: Callable[[int], Params], model: str
         ) -> Mapping[str, Any]:
             task = self.suite.tasks[index]
-            return {split: _scores(task, theta(index), getattr(task, split), split, model) for split in splits}
+            there: list[Split] = [split for split in splits if split in task.splits]
+            return {split: _scores(task, theta(index), getattr(task, split), split, model) for split in there}
 
         groups = [
             Pieces(name, of, partial(scores, splits=splits, theta=theta, model=name), len(self.names))
@@ -256,6 +265,7 @@ class Workspace:
     def _linearisation(self) -> list[Pieces]:
         """Return the linearised tasks: Jacobian products, and kernels in PARTS parts, which take longest."""
         settings, count = self.settings, len(self.names)
+        self.check_splits("train", "bound (5), which rests on the experts' own samples")
 
         def products(index: int) -> Mapping[str, Any]:
             return linear_world.products(

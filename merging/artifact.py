@@ -15,7 +15,7 @@ from merging import records
 from merging.params import check_partition, finite
 from merging.plain import checked
 
-SCHEMA = "mergebound.artifact/2"
+SCHEMA = "mergebound.artifact/3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class MergeArtifact:
     settings, ``sources`` file -> sha256 of θ_0, experts and data, ``history`` one list of numbers per quantity logged,
     ``seconds`` the wall time of the merge. ``used`` names every split that was handed to the method, with the number of
     fixed models that were compared on its labels (None: none, or the method does not say); no other split can have been
-    seen. ``used`` is None where that was not recorded.
+    seen. ``used`` is None where that was not recorded. ``origin`` is what ``merging.suites.load`` finds the suite by
+    (empty: made in memory); ``selection`` says what of θ was merged (:class:`merging.selection.Selection`).
     """
 
     method: str
@@ -44,6 +45,8 @@ class MergeArtifact:
     seconds: float = 0.0
     schema: str = SCHEMA
     used: Mapping[str, int | None] | None = None
+    origin: str = ""
+    selection: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(artifact: MergeArtifact, path: str | Path) -> None:

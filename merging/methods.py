@@ -15,7 +15,9 @@ from merging import closed_form, gauss_newton, learned
 from merging.artifact import MergeArtifact
 from merging.execution import Execution
 from merging.rows import Method, Progress, silent
-from merging.task import Task, check_tasks, handed
+from merging.selection import Part, Selection
+from merging.suites import Suite
+from merging.task import Task, check_splits, check_tasks, handed
 from merging.task_vectors import TaskVectors
 
 METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
@@ -34,11 +36,12 @@ def find(method: str) -> Method:
 
 def merge(
     method: str,
-    task_vectors: TaskVectors,
-    tasks: Sequence[Task],
+    experts: TaskVectors | Suite,
+    tasks: Sequence[Task] | None = None,
     *,
     suite: str = "",
     sources: Mapping[str, str] | None = None,
+    selection: Selection | None = None,
     progress: Progress = silent,
     execution: Execution | None = None,
     **settings: Any,
@@ -47,11 +50,12 @@ def merge(
 
     Args:
         method: a key of METHODS.
-        task_vectors: θ_0 and the task vectors.
+        experts: θ_0 and the task vectors, or a suite, which brings tasks, name and sources along.
         tasks: the experts' tasks, in the same order; may be empty where the method needs no split of theirs. The method
             is handed the splits it needs with these settings and no others.
         suite: name of the suite they come from, recorded in the artifact.
         sources: what the weights were read from -> sha256, recorded in the artifact.
+        selection: which entries of θ are merged; by default all, but for running statistics, which are averaged.
         progress: shows progress.
         execution: device, precision, processes and checkpoint of a method that takes passes; by default one process on
             the CPU that keeps nothing.
@@ -61,17 +65,25 @@ def merge(
         InputError: unknown method or setting, tasks that are not those of the task vectors, or input that the method
             refuses.
     """
+    whole = experts if isinstance(experts, Suite) else None
+    task_vectors = experts.task_vectors if isinstance(experts, Suite) else experts
+    if whole is not None:
+        tasks, suite, sources = tasks or whole.tasks, suite or whole.name, sources or whole.sources
+    tasks, selection = tasks or (), selection or Selection()
     row, execution = find(method), execution or Execution()
     chosen = _settings(method, settings)
-    needs = row.needs_of(chosen)
+    needs = row.needs_of(chosen) | selection.needs(list(task_vectors.base))
     if tasks or needs:
         check_tasks(task_vectors.names, tasks)
+        check_splits(tasks, needs, f"method {method}")
+    seed = settings.get("seed", getattr(chosen, "seed", None))
     started = time.perf_counter()
     if not row.executes:
         _check_plain(method, execution)
     extra = [execution] if row.executes else []
-    task_vectors = task_vectors.kept() if row.executes else task_vectors  # passes read them thousands of times
-    result = row.build(task_vectors, [handed(task, needs) for task in tasks], chosen, progress, *extra)
+    part = Part(selection, task_vectors, [handed(task, needs) for task in tasks])
+    vectors = part.vectors.kept() if row.executes else part.vectors  # passes read them thousands of times
+    result = part.completed(row.build(vectors, part.tasks, chosen, progress, *extra), seed or 0)
     return MergeArtifact(
         method=method,
         names=tuple(task_vectors.names),
@@ -81,11 +93,13 @@ def merge(
         settings=asdict(chosen),
         suite=suite,
         sources=dict(sources or {}),
-        seed=settings.get("seed", getattr(chosen, "seed", None)),
+        seed=seed,
         history=dict(result.history),
         used={split: result.candidates if split == "validation" else None for split in sorted(needs)},
         versions={"python": platform.python_version(), "torch": str(torch.__version__)},
         seconds=time.perf_counter() - started,
+        origin="" if whole is None else whole.origin,
+        selection=selection.record,
     )
 
 

@@ -7,7 +7,8 @@ must be there and no other; numbers, text and truth values are never taken for e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -54,15 +55,48 @@ def checked(kind: type[Data], value: Any, what: str = "", cure: str = AGAIN) -> 
     return _checked(kind, value, what or kind.__name__, cure, nulls=False)
 
 
-def _checked(kind: type[Data], value: Any, what: str, cure: str, *, nulls: bool) -> Data:
+def given(kind: type[Data], value: Any, where: Callable[[Sequence[str | int]], str], cure: str) -> Data:
+    """Build ``kind`` from what a user wrote: fields with a default may be left out.
+
+    Args:
+        kind: a data class.
+        value: a mapping of its fields.
+        where: (names and positions that lead to a place in the value) -> how an error calls it.
+        cure: the end of an error.
+
+    Raises:
+        InputError: as :func:`from_plain`; what the class itself refuses.
+    """
+    return _checked(kind, value, where, cure, nulls=False, defaults=True)
+
+
+def _checked(
+    kind: type[Data],
+    value: Any,
+    what: str | Callable[[Sequence[str | int]], str],
+    cure: str,
+    *,
+    nulls: bool,
+    defaults: bool = False,
+) -> Data:
     try:
-        return _validator(kind, nulls).validate_python((value,))[0]
+        return _validator(kind, nulls, defaults).validate_python((value,))[0]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"][1:]))
+        steps = first["loc"][1:]
+        place = ".".join(map(str, steps))
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if first["type"] == "unexpected_keyword_argument":
+            expected = f"only {', '.join(_known(kind, steps)) or 'known names'}"
         got = "nothing" if first["type"].startswith("missing") else _shown(first["input"])
+        if callable(what):
+            refuse(what(steps), expected=expected, got=got, cure=cure)
         refuse(f"{what}, {place}" if place else what, expected=expected, got=got, cure=cure)
+
+
+def _known(kind: Any, steps: Sequence[str | int]) -> list[str]:
+    """Return the fields of ``kind``, where the last step is one of its own that it does not have."""
+    return [f.name for f in fields(kind)] if len(steps) == 1 and is_dataclass(kind) else []
 
 
 def _shown(value: Any) -> str:
@@ -72,27 +106,27 @@ def _shown(value: Any) -> str:
 
 
 @lru_cache
-def _validator(kind: Any, nulls: bool) -> SchemaValidator:
+def _validator(kind: Any, nulls: bool, defaults: bool = False) -> SchemaValidator:
     """Return the validator of (kind,): inside a tuple, classes of other libraries need no setting in ``kind``."""
     wrapped: Any = tuple.__class_getitem__(kind)
     adapter = TypeAdapter(wrapped, config=ConfigDict(arbitrary_types_allowed=True))
-    return SchemaValidator(_exact(adapter.core_schema, nulls))
+    return SchemaValidator(_exact(adapter.core_schema, nulls, defaults))
 
 
-def _exact(schema: Any, nulls: bool) -> Any:
+def _exact(schema: Any, nulls: bool, defaults: bool = False) -> Any:
     """Return pydantic's description of a type with this project's rules (see the head of this file)."""
     if isinstance(schema, (list, tuple)):
-        return type(schema)(_exact(part, nulls) for part in schema)
+        return type(schema)(_exact(part, nulls, defaults) for part in schema)
     if not isinstance(schema, dict):
         return schema
     kind = schema.get("type")
-    if kind == "default":  # a field with a default is written too, so it must be there
-        return _exact(schema["schema"], nulls)
+    if kind == "default" and not defaults:  # a field with a default is written too, so it must be there
+        return _exact(schema["schema"], nulls, defaults)
     if kind in ("int", "float", "str", "bool"):
         exact: Any = {**schema, "strict": True}
         return core_schema.no_info_before_validator_function(_number, exact) if kind == "float" and nulls else exact
-    skipped = ("serialization", "metadata", "config")
-    result = {name: part if name in skipped else _exact(part, nulls) for name, part in schema.items()}
+    skipped = ("serialization", "metadata", "config", *(("default",) if defaults else ()))
+    result = {name: part if name in skipped else _exact(part, nulls, defaults) for name, part in schema.items()}
     return {**result, "extra_behavior": "forbid"} if kind == "dataclass-args" else result
 
 

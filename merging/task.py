@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ class Task:
 
     ``forward`` maps (θ, inputs) to scores [N, C] with the task's head inside, C = ``len(class_names)`` >= 2;
     ``train`` is S_t, the sample the expert was fine-tuned on; ``calibration`` has no labels; ``validation`` chooses,
-    ``test`` reports. Splits are disjoint (a suite checks it). Labels of any kind of integer become int64 [N]; inputs
-    in half precision become float32, like every weight that a merge computes with.
+    ``test`` reports. All but ``test`` may be None: whatever asks for such a split is refused, and ``splits`` names
+    those that are there. Splits are disjoint (a suite checks it). Labels of any kind of integer become int64 [N];
+    inputs in half precision become float32, like every weight that a merge computes with.
 
     Raises:
         InputError: fewer than two classes (a task of one class is always right), class names that are not distinct, an
@@ -48,7 +49,36 @@ class Task:
             cure = "name every class, and distinguish classes of one name"
             refuse(f"class names of task {self.name!r}", expected="two or more distinct names", got=got, cure=cure)
         for split in SPLITS:
-            object.__setattr__(self, split, self._checked(split, getattr(self, split)))
+            sample: Sample | None = vars(self)[split]
+            if sample is not None:
+                object.__setattr__(self, split, self._checked(split, sample))
+            elif split == "test":
+                refuse(
+                    f"task {self.name!r}, split test", expected="a sample", got="none", cure="give it labelled examples"
+                )
+            else:
+                object.__delattr__(self, split)  # so that asking for it comes to __getattr__
+
+    def __getattr__(self, name: str) -> Sample:
+        """Refuse a split that is not there."""
+        if name in SPLITS:
+            refuse(
+                f"split {name} of task {self.name!r}",
+                expected="examples: what was asked for needs them",
+                got="a task without this split",
+                cure="give the task one, or leave out what needs it",
+            )
+        raise AttributeError(name)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that are there, in the order of SPLITS."""
+        return tuple(split for split in SPLITS if split in vars(self))
+
+    def changed(self, **fields: Any) -> Task:
+        """Return the task with other values of some fields, as ``dataclasses.replace`` where no split is absent."""
+        whole = {"name": self.name, "forward": self.forward, "class_names": self.class_names}
+        return Task(**{**whole, **{split: vars(self).get(split) for split in SPLITS}, **fields})
 
     def _checked(self, split: Split, sample: Sample) -> Sample:
         what = f"task {self.name!r}, split {split}"
@@ -87,6 +117,23 @@ def handed(task: Task, splits: AbstractSet[Split]) -> Task:
         if name not in SPLITS or name in splits:
             object.__setattr__(view, name, value)
     return view
+
+
+def check_splits(tasks: Sequence[Task], splits: AbstractSet[Split], what: str) -> None:
+    """Check that every task has the splits that ``what`` needs.
+
+    Raises:
+        InputError: one lacks one.
+    """
+    for task in tasks:
+        for split in splits:
+            if split not in task.splits:
+                refuse(
+                    what,
+                    expected=f"the split {split} of every task",
+                    got=f"none in task {task.name!r}",
+                    cure=f"give the task a {split} split, or do without",
+                )
 
 
 def check_tasks(names: Sequence[str], tasks: Sequence[Task]) -> None:

@@ -22,8 +22,8 @@
 # \le \text{right side of (5)} + \varepsilon^+_\alpha(\theta_m). \tag{7}$$
 #
 # **Proof idea.**
-# 1. `functional` turns a module into $f_\theta(x)$, a pure function of parameters and inputs; everything below needs
-#    nothing else.
+# 1. A module becomes $f_\theta(x)$, a pure function of parameters and inputs (`bounds.autodiff.functional`); everything
+#    below needs nothing else.
 # 2. $\theta_0$ and the experts give $\tau_t$, the tasks give samples: with them every term of (5) is a mean over
 #    Jacobian products.
 # 3. $\varepsilon^+$ compares the network with its linearisation on inputs alone; adding it makes (5) a statement about
@@ -42,15 +42,11 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 from torch import nn
 
-from bounds.autodiff import functional
 from bounds.types import Sample
+from diagnostics import report
 from diagnostics.figures.style import BLUE, GREEN, ORANGE, PURPLE, TERM_STYLES, VERMILION
-from diagnostics.report import build
 from diagnostics.settings import Settings
-from diagnostics.subject import Subject
-from diagnostics.workspace import Workspace
-from merging import Task, TaskVectors, merge
-from merging.suites import Suite
+from merging import merge, suite_from_modules
 
 plt.style.use("style.mplstyle")
 torch.set_default_dtype(torch.float64)  # the same results on every machine; float32 will do
@@ -67,8 +63,8 @@ seed = 0
 # %% [markdown]
 # ## Model
 #
-# Any module whose output is scores $[N, C]$. If tasks have heads of their own, pass `functional(module, apply)` with an
-# `apply(module, inputs)` that ends in the task's frozen head: one forward function per task, one $\theta$ for all.
+# Any module whose output is scores $[N, C]$. If tasks have heads of their own, name their tensors with
+# `suite_from_modules(..., heads="classifier.*")`: each task keeps its expert's, frozen, whatever its number of classes.
 
 
 # %%
@@ -122,44 +118,36 @@ def joined(samples):
 
 torch.manual_seed(seed)
 pretrained = train(Net(), joined([draw(name, 100) for name in domains]), steps=40)
-forward, theta_0 = functional(pretrained)
-tasks = []
-for name in domains:
-    splits = {split: draw(name, size) for split, size in sizes.items()}
-    splits["calibration"] = Sample(splits["calibration"].inputs)
-    tasks.append(Task(name, forward, ["a", "b", "c", "d"], **splits))
-fine_tuned = {task.name: train(pretrained, task.train, steps=30, learning_rate=0.003) for task in tasks}
+data = {name: {split: draw(name, size) for split, size in sizes.items()} for name in domains}
+fine_tuned = {name: train(pretrained, data[name]["train"], steps=30, learning_rate=0.003) for name in domains}
 
 # %% [markdown]
 # ## Merge and report
 #
-# `build` makes what `python -m diagnostics.bound_report` shows; three of its sections are enough here.
+# `suite_from_modules` takes the modules and their data as they are; `report` makes what
+# `python -m diagnostics.bound_report` shows; three of its sections are enough here.
 
 # %%
-experts = {name: functional(module)[1] for name, module in fine_tuned.items()}
-suite = Suite("mine", TaskVectors.from_experts(theta_0, experts), tasks)
-subjects = [
-    Subject(name, "in memory", merge(name, suite.task_vectors, tasks, suite="mine", **settings))
-    for name, settings in methods.items()
-]
-workspace = Workspace(subjects, lambda: suite, Settings(held_out=32, kernel=16, train=64, seed=seed))
-report = build(workspace, sections=("accuracy", "bound", "certificates"))
+suite = suite_from_modules(pretrained, fine_tuned, data, name="mine")
+merges = {name: merge(name, suite, **settings) for name, settings in methods.items()}
+measure = Settings(held_out=32, kernel=16, train=64, seed=seed)
+found = report(merges, suite, settings=measure, sections=("accuracy", "bound", "certificates")).data
 
 # %%
-tested = {m.label: np.array([row.accuracy["merged"] for row in m.accuracy.tasks]) for m in report.merges}
-first = report.merges[0].accuracy.tasks
+tested = {m.label: np.array([row.accuracy["merged"] for row in m.accuracy.tasks]) for m in found.merges}
+first = found.merges[0].accuracy.tasks
 tested |= {who: np.array([row.accuracy[who] for row in first]) for who in ("pretrained", "expert")}
 print("test accuracy    " + "".join(f"{name:>10}" for name in domains) + "      mean")
 for name, values in tested.items():
     print(f"{name:<17}" + "".join(f"{v:>10.3f}" for v in (*values, values.mean())))
-readings = {m.label: {r.reading: r.value for r in m.bound.readings} for m in report.merges}
-risks = {m.label: m.accuracy.risk for m in report.merges}
-print(f"\ncross-entropy (nats); knowing nothing: {report.merges[0].bound.trivial_risk:.2f}")
-for m in report.merges:
+readings = {m.label: {r.reading: r.value for r in m.bound.readings} for m in found.merges}
+risks = {m.label: m.accuracy.risk for m in found.merges}
+print(f"\ncross-entropy (nats); knowing nothing: {found.merges[0].bound.trivial_risk:.2f}")
+for m in found.merges:
     values = "".join(f"  {name} {value:.2f}" for name, value in readings[m.label].items())
     print(f"{m.label:<17}risk {risks[m.label].value:.3f} at distance {m.bound.distance:.2f}; bounds: {values}")
 print("\n0-1 error, certified from validation labels (delta = 0.05 for all together)")
-for m in report.merges:
+for m in found.merges:
     row = m.certificates.rows[0]
     print(f"{m.label:<17}{row.value:.3f} by {row.equation}, {row.name}; on test {row.test_error:.3f}")
 
@@ -171,7 +159,7 @@ for offset, ((name, values), (colour, marker)) in enumerate(zip(tested.items(), 
     left.plot(values, places, color=colour, marker=marker, linestyle="", label=name)
 left.set_yticks(range(len(domains)), list(domains))
 left.set(xlabel="test accuracy", xlim=(None, 1))
-for place, m in enumerate(report.merges):
+for place, m in enumerate(found.merges):
     ends = [0.0, 0.0]  # of the positive and of the negative terms
     for term in next(r for r in m.bound.readings if r.reading == "corrected").terms:
         (colour, hatch), value = TERM_STYLES[term.name], term.estimate.value
@@ -187,7 +175,7 @@ for axes in (left, right):
 plt.show()
 Markdown(
     f"**Figure 1.** Left: accuracy on {sizes['test']} test images a task. Right: terms of the corrected reading "
-    f"({workspace.settings.held_out} held-out images a task) against the measured cross-entropy."
+    f"({measure.held_out} held-out images a task) against the measured cross-entropy."
 )
 
 # %% [markdown]
@@ -198,12 +186,11 @@ Markdown(
 # the accuracy of the merge and the report show it.
 
 # %%
-strangers = {task.name: train(Net(), task.train, steps=100) for task in tasks}
-wrong_vectors = TaskVectors.from_experts(theta_0, {name: functional(m)[1] for name, m in strangers.items()})
-wrong = merge("average", wrong_vectors, tasks, suite="mine")
-wrong_suite = Suite("mine", wrong_vectors, tasks)
-wrong_workspace = Workspace([Subject("strangers", "in memory", wrong)], lambda: wrong_suite, workspace.settings)
-other = build(wrong_workspace, sections=("accuracy", "bound")).merges[0]
+strangers = {name: train(Net(), data[name]["train"], steps=100) for name in domains}
+wrong_suite = suite_from_modules(pretrained, strangers, data, name="mine")
+other = report(
+    merge("average", wrong_suite), wrong_suite, settings=measure, sections=("accuracy", "bound")
+).data.merges[0]
 alone, together = (np.mean([row.accuracy[who] for row in other.accuracy.tasks]) for who in ("expert", "merged"))
 bound = {r.reading: r.value for r in other.bound.readings}["corrected"]
 print(f"strangers alone {alone:.3f}, averaged {together:.3f} (pretrained {tested['pretrained'].mean():.3f}); "
@@ -216,7 +203,7 @@ print(f"strangers alone {alone:.3f}, averaged {together:.3f} (pretrained {tested
 for name, bounds in readings.items():
     assert bounds["corrected"] >= bounds["linearised"], "eps+ >= 0"
     assert bounds["corrected"] >= risks[name].value - 3 * risks[name].stderr, "(7)"
-for m in report.merges:
+for m in found.merges:
     for certificate in m.certificates.rows:
         assert certificate.value > certificate.observed, "certainty costs something"
 if (noise, sizes["train"], list(methods), seed) == (0.7, 400, ["average", "task_arithmetic", "samerging"], 0):

@@ -37,7 +37,7 @@ def compute(workspace: Workspace, subject: Subject) -> Accuracy:
             TaskRow(
                 name=name,
                 classes=teacher["classes"],
-                train_examples=teacher["sizes"]["train"],
+                train_examples=teacher["sizes"].get("train", 0),
                 test_examples=len(labels),
                 accuracy={model: accuracy(scores, labels) for model, scores in models.items()},
                 cross_entropy={model: cross_entropy(scores, labels) for model, scores in models.items()},

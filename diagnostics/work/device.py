@@ -8,7 +8,6 @@ from torch import Tensor
 
 from bounds.types import Params, Sample
 from merging.suites import Suite
-from merging.task import SPLITS
 from merging.task_vectors import TaskVectors
 
 
@@ -26,5 +25,5 @@ def moved(suite: Suite, device: str) -> Suite:
     return replace(
         suite,
         task_vectors=TaskVectors(params(vectors.base), [params(d) for d in vectors.deltas], vectors.names),
-        tasks=[replace(task, **{split: sample(getattr(task, split)) for split in SPLITS}) for task in suite.tasks],
+        tasks=[task.changed(**{split: sample(getattr(task, split)) for split in task.splits}) for task in suite.tasks],
     )

@@ -16,7 +16,7 @@ import torch
 from bounds.types import Params, Sample
 from diagnostics.work.cache import digest, digest_params
 from merging.suites import Suite
-from merging.task import SPLITS, Task, score
+from merging.task import Task, score
 
 PROJECT = ("bounds", "merging", "diagnostics")
 """The packages whose code makes numbers."""
@@ -36,7 +36,12 @@ def suite_content(suite: Suite) -> str:
     """Return the hash of a suite in memory: weights, names, every example, and what θ_0 scores on a few of them."""
     vectors = suite.task_vectors
     tasks = [
-        (task.name, list(task.class_names), *(_sample(getattr(task, split)) for split in SPLITS), _scores(task, suite))
+        (
+            task.name,
+            list(task.class_names),
+            *((split, _sample(getattr(task, split))) for split in task.splits),
+            _scores(task, suite),
+        )
         for task in suite.tasks
     ]
     deltas = [digest_params(delta) for delta in vectors.deltas]

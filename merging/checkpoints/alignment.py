@@ -63,7 +63,8 @@ def align(
             file and model both have, the first ones: the vocabularies must agree on them. See :func:`with_base_rows`.
 
     Raises:
-        InputError: names missing, shapes that do not fit, or two sets of tensors of the file that fit equally well.
+        InputError: names missing, shapes that do not fit, more layers of a kind than the model has, or two sets of
+            tensors of the file that fit equally well.
     """
     named, spelled = _respelled(expected, weights)
     shapes = {name: tuple(value.shape) for name, value in named.items()}
@@ -81,6 +82,8 @@ def align(
             shorter += [name] * (len(value) < shape[0])
         result[name] = value
     used = {found[name] for name in result}
+    extra = {name: shape for name, shape in shapes.items() if name not in found.values()}
+    _check_depth(expected, extra, change, what)
     unused = tuple(old for old, name in zip(weights, named, strict=True) if name not in used)
     count = sum(found[name] != name for name in result)
     said = [said for said in (described(change, count) if count else "", spelled) if said]
@@ -199,6 +202,31 @@ def _check_missing(missing: set[str], weights: Mapping[str, Tensor], what: str) 
         held = f"the file has {len(weights)} tensors, such as {', '.join(list(weights)[:_SHOWN])}"
         cure = "use weights of the base's own architecture"
         refuse(what, expected="the names of the model", got=f"{shown} ({held})", cure=cure)
+
+
+def _check_depth(expected: Mapping[str, Shape], extra: Mapping[str, Shape], change: Change, what: str) -> None:
+    """Refuse a file of a deeper model: its other tensors hold a numbered module with all that one of the model has."""
+    old, new = change
+    ours = _numbered(expected)
+    theirs = _numbered({new + name[len(old) :]: shape for name, shape in extra.items() if name.startswith(old)})
+    for parent, modules in theirs.items():
+        for number, tensors in modules.items():
+            if any(same.items() <= tensors.items() for same in ours.get(parent, {}).values()):
+                got = f"a module {parent}{number} more in the file"
+                cure = "use weights of the base's own architecture"
+                refuse(what, expected=f"the layers of the model, {len(ours[parent])}", got=got, cure=cure)
+
+
+def _numbered(shapes: Mapping[str, Shape]) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
+    """Return parent -> number -> name within -> shape, for the outermost number of every name."""
+    found: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {}
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        at = next((i for i, part in enumerate(parts[:-1]) if part.isdecimal()), None)
+        if at is not None:
+            parent = "".join(f"{part}." for part in parts[:at])
+            found.setdefault(parent, {}).setdefault(parts[at], {})[".".join(parts[at + 1 :])] = tuple(shape)
+    return found
 
 
 def _check_vocabulary(name: str, shape: tuple[int, ...], value: Tensor, what: str, common: bool) -> None:

@@ -12,7 +12,7 @@ from bounds.types import refuse
 Format: TypeAlias = Literal["safetensors", "zip", "pickle"]
 """safetensors; the zip archive of ``torch.save``; a bare pickle, as ``torch.save`` wrote before PyTorch 1.6."""
 
-_EXPECTED = "weights: safetensors, or a state dict of torch.save"
+_EXPECTED = "weights: a complete safetensors file, or a state dict of torch.save"
 _FOREIGN = {
     b"GGUF": (
         "a GGUF file, whose weights are quantised",

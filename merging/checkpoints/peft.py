@@ -94,7 +94,7 @@ class Adapter:
     def apply(self, base: Params) -> dict[str, Tensor]:
         """Return the expert θ_0 + ΔW, in at least float32, under the names of the base and in its order.
 
-        Modules without a ``weight`` are refused: PEFT 0.21 adds the product of ``nn.MultiheadAttention``'s output twice.
+        ``nn.MultiheadAttention`` is refused: PEFT 0.21 adds the product of its output twice, in its own forward too.
         Names fit also where one of base and adapter is the bare encoder of the other's network. Saved tensors that the
         base has replace its own; the others (heads) are not in the result, but in ``saved``. Tensors that the adapter
         does not change are the base's own, if their precision allows it.

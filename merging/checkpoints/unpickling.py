@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -136,6 +137,7 @@ class Unpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: IO[bytes], storage: Callable[[str, torch.dtype, int], Tensor], size: int) -> None:
+        _check_places(file)
         super().__init__(file, encoding="utf-8")
         self.imports: list[str] = []
         self._storage, self._size = storage, size
@@ -168,6 +170,16 @@ class Unpickler(pickle.Unpickler):
             case ("storage", _Kind() as kind, str() as key, _, int() as count, *rest) if not any(rest):
                 return Held(self._storage(key, kind.dtype, count))
         raise Unreadable("a storage that is described in an unknown way")
+
+
+def _check_places(file: IO[bytes]) -> None:
+    """Check that a pickle numbers its objects within its own length: Python makes room for the highest number."""
+    start = file.tell()
+    puts = ("PUT", "BINPUT", "LONG_BINPUT")
+    highest = max((place or 0 for code, place, _ in pickletools.genops(file) if code.name in puts), default=0)
+    if highest > file.tell() - start:
+        raise Unreadable("more objects than bytes")
+    file.seek(start)
 
 
 def _rebuilt(size: int, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:

@@ -60,10 +60,11 @@ def _fisher(tv: TaskVectors, tasks: Sequence[Task], settings: FisherSettings, pr
     above = {name: torch.zeros_like(value, dtype=tv.dtype) for name, value in tv.base.items()}
     below = {name: torch.zeros_like(value) for name, value in above.items()}
     for index in progress(range(len(tv)), "Fisher information"):
-        fisher = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index], drawing[index])
+        whole = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index], drawing[index])
+        fisher = {name: whole[name] for name in above}
         size = norm(fisher) if settings.normalize else 1.0
-        for name, value in fisher.items():
-            weight = (value / (size or 1.0)).clamp(min=settings.floor)
+        for name in above:
+            weight = (fisher[name] / (size or 1.0)).clamp(min=settings.floor)
             above[name] += weight * tv.deltas[index][name]
             below[name] += weight
     vector = {name: above[name] / below[name] for name in above}
@@ -106,7 +107,8 @@ def _regmean(tv: TaskVectors, tasks: Sequence[Task], settings: RegressionSetting
     inputs, equations = calibration(tv, tasks, settings), {}
     for index in progress(range(len(tv)), "inputs of linear weights"):
         products = input_products(tasks[index].forward, tv.expert(index), inputs[index])
-        for name, (axis, product) in products.items():
+        for name in [name for name in products if name in tv.base]:
+            axis, product = products[name]
             equation = equations.setdefault(name, NormalEquations(settings))
             equation.add(axis, product, tv.deltas[index][name])
     solved = {name: equation.solve() for name, equation in equations.items()}

@@ -19,7 +19,10 @@ MODELS = ("pretrained", "expert", "merged")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """Test accuracy (0..1) and cross-entropy (nats) of the pretrained, expert and merged model on one task."""
+    """Test accuracy (0..1) and cross-entropy (nats) of the pretrained, expert and merged model on one task.
+
+    ``train_examples`` is 0 where the suite has no training split.
+    """
 
     name: str
     classes: int
@@ -46,7 +49,7 @@ def evaluate(
             TaskRow(
                 name=task.name,
                 classes=len(task.class_names),
-                train_examples=len(task.train),
+                train_examples=len(task.train) if "train" in task.splits else 0,
                 test_examples=len(labels),
                 accuracy={name: accuracy(s, labels) for name, s in by_model.items()},
                 cross_entropy={name: cross_entropy(s, labels) for name, s in by_model.items()},

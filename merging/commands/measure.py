@@ -58,8 +58,8 @@ class Spec:
         return {} if self.method in REFERENCES else asdict(find(self.method).settings(**self.given))
 
     def key(self, suite: Suite) -> str:
-        """Hash of the method, its settings, and the suite with the sha256 of its files."""
-        content = [self.method, self.settings, suite.name, dict(suite.sources)]
+        """Hash of the method, its settings, and what the suite is."""
+        content = [self.method, self.settings, suite.identity]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -98,7 +98,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         found = Measurement(label=spec.label, method=spec.method, settings={}, **_reference(suite, spec.method))
         return replace(found, distance=0.0) if spec.method == "pretrained" else found
     before, count = peak_memory(), [0]
-    tasks = [replace(task, forward=_counting(task.forward, count)) for task in suite.tasks]
+    tasks = [task.changed(forward=_counting(task.forward, count)) for task in suite.tasks]
     try:
         artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, **spec.given)
     except InputError as error:

@@ -1,6 +1,6 @@
 """``python -m merging --method samerging --suite mini8 --out out.pt``: merge a suite's experts, write the artifact.
 
-``python -m merging list`` prints the table of methods, ``python -m merging compare`` runs many on one suite.
+``python -m merging list`` prints the table of methods, ``compare`` runs many on one suite, ``suite`` makes one's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import tyro
 from bounds.types import refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
-from merging.commands import compare, listing
+from merging.commands import compare, convert, listing
+from merging.commands import suite as suite_command
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.terminal import console, plain, run, track
 from merging.execution import Autocast, Execution
@@ -26,6 +27,7 @@ from merging.files import check_destination, check_outputs, place
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
+from merging.selection import Selection, Statistics
 from merging.suites import Suite
 from merging.task_vectors import Storage
 
@@ -34,7 +36,8 @@ from merging.task_vectors import Storage
 class Command:
     """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
 
-    Other commands: ``python -m merging list`` prints the methods, ``python -m merging compare`` runs many of them.
+    Other commands: ``python -m merging list`` prints the methods, ``compare`` runs many of them, ``suite init`` and
+    ``suite check`` write and probe a suite file of your own, ``convert`` turns checkpoints into safetensors.
     """
 
     method: str = "samerging"
@@ -43,13 +46,20 @@ class Command:
     """Named settings of the method; options given explicitly override them. samerging: released (the published code,
     whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
     suite: str = "mini8"
-    """Where experts and tasks come from: mini8 (shipped) or toy."""
+    """Where experts and tasks come from: mini8 (shipped), toy, a suite file .yaml, or package.module:function."""
     out: Path = Path("out.pt")
     """The artifact to write."""
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
     storage: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of stored task vectors; by default the experts' own, at least float32. Sums are taken in float32."""
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Merge these tensors only, by pattern (encoder.*); all others stay the pretrained ones. May be repeated."""
+    excluding: Annotated[tuple[str, ...], tyro.conf.arg(name="except"), tyro.conf.UseAppendAction] = ()
+    """Leave these tensors at the pretrained ones, by pattern (*embeddings*). May be repeated."""
+    running_statistics: Statistics = "average"
+    """Of normalisation layers that keep them: the experts' mean, the base model's, estimated again on the calibration
+    splits (REPAIR), or merged by the method like weights."""
     mapped: Path | None = None
     """Write the task vectors to this file once and map it, instead of holding them in memory."""
 
@@ -68,7 +78,12 @@ class Learning(Command):
     """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
 
 
-SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"list": listing.main, "compare": compare.main}
+SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "list": listing.main,
+    "compare": compare.main,
+    "suite": suite_command.main,
+    "convert": convert.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,10 +118,8 @@ def _main(arguments: Sequence[str]) -> None:
         suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(
             command.method,
-            suite.task_vectors,
-            suite.tasks,
-            suite=suite.name,
-            sources=suite.sources,
+            suite,
+            selection=Selection(command.only, command.excluding, command.running_statistics),
             progress=track if together.rank == 0 else silent,
             execution=execution,
             **settings,
@@ -148,6 +161,8 @@ def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> Non
     rows, _ = evaluate(suite, artifact.merged, track)
     output = console()
     output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
+    for name, said in suite.notes.items():
+        output.print(plain(f"task {name}: {said}"), soft_wrap=True)
     note = presets.find(command.method, command.preset).note
     if note:
         output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)

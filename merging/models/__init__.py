@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from bounds.types import refuse
-from merging.models.base import Expert, Network, TaskHead, chosen
+from merging.models.base import Expert, Export, Network, TaskHead, chosen
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ def open_network(kind: str, base: str | Path, options: Mapping[str, Any] | None 
     """
     if kind not in KINDS:
         refuse("model kind", expected=" or ".join(KINDS), got=repr(kind), cure="choose one")
-    return KINDS[kind].open(base, chosen(KINDS[kind].options, options or {}))
+    network = KINDS[kind].open(base, chosen(KINDS[kind].options, options or {}))
+    network.source = str(base)
+    return network
 
 
-__all__ = ["KINDS", "Expert", "Kind", "Network", "TaskHead", "open_network"]
+__all__ = ["KINDS", "Expert", "Export", "Kind", "Network", "TaskHead", "open_network"]

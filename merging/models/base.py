@@ -67,6 +67,12 @@ class Network(ABC):
     parameters: Params
     notes: tuple[str, ...] = ()
     """What is worth knowing of the base's files, one line each."""
+    source: str = ""
+    """What it was opened from, as the user named it."""
+
+    @abstractmethod
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads, in the folder that :meth:`write` wrote, a task's model: for the model card."""
 
     @abstractmethod
     def expert(self, path: Path) -> Expert:

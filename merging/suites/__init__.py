@@ -1,13 +1,19 @@
-"""Suites: ready-made experts with their tasks. A file of this folder with a function ``suite`` is one, by its name."""
+"""Suites: experts with their tasks, by the name of a file of this folder, a suite file of one's own, or a function.
+
+A file of this folder with a function ``suite`` is a suite, by its name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 from bounds.types import refuse
+from merging.suites import from_file, from_function
 from merging.suites.base import Suite
+from merging.suites.from_modules import suite_from_modules
 from merging.task_vectors import Storage
 
 _FILES = (found.name for found in iter_modules(__path__) if "_" not in found.name)  # with one: parts of a suite
@@ -16,15 +22,32 @@ SUITES: Mapping[str, Callable[[Storage], Suite]] = {
 }
 
 
-def load(name: str, storage: Storage | None = None) -> Suite:
-    """Load a suite by name; ``storage`` is the precision and place of its task vectors.
+def load(name: str | Path, storage: Storage | None = None) -> Suite:
+    """Load a suite; ``storage`` is the precision and place of its task vectors.
+
+    Args:
+        name: a name of SUITES, the path of a suite file (.yaml, .yml; docs/own_experts.md), or
+            ``package.module:function``, a function that returns a :class:`Suite` and takes the storage or nothing.
+        storage: by default float32 or wider, in memory; of a suite file's experts nothing is kept in memory.
 
     Raises:
-        InputError: unknown name, or a suite whose files are missing or damaged.
+        InputError: no such suite, file or function; a suite whose files are missing, damaged or do not fit.
     """
-    if name not in SUITES:
-        refuse("suite", expected=" or ".join(SUITES), got=repr(name), cure="choose one")
-    return SUITES[name](storage or Storage())
+    text, storage = str(name), storage or Storage()
+    if text in SUITES:
+        return SUITES[text](storage).found_by(text)
+    if from_file.is_suite_file(text):
+        return from_file.load(Path(text), storage).found_by(str(Path(text).resolve()))
+    if from_function.is_function(text):
+        return from_function.load(text, storage).found_by(text)
+    cure = "choose a name, write a file with mergebound suite init, or name a function of yours"
+    expected = f"{' or '.join(SUITES)}, a file .yaml, or package.module:function"
+    return refuse("suite", expected=expected, got=repr(text), cure=cure)
 
 
-__all__ = ["SUITES", "Suite", "load"]
+def made_of_files(origin: str) -> bool:
+    """Whether a suite found by ``origin`` is made of nothing but the files whose sha256 it lists, as far as it is."""
+    return not from_function.is_function(origin)
+
+
+__all__ = ["SUITES", "Suite", "load", "made_of_files", "suite_from_modules"]

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 
-from bounds.types import Inputs, leaves, refuse
-from merging.task import SPLITS, Task, check_tasks
+from bounds.types import Inputs, Sample, leaves, refuse
+from merging import records
+from merging.models import Network, TaskHead
+from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Suite:
     """Experts with their tasks, in one order; ``sources`` maps each file (or generator) to its sha256 (or seed).
+
+    ``origin`` is what :func:`merging.suites.load` finds the suite by: a name of the table, a file,
+    package.module:function; empty for a suite that was made in memory. ``network`` and the tasks' frozen ``heads`` are
+    there where the kind of model is known, which then can be written for its library; ``notes`` say of a task what was
+    renamed or left unused in its files.
 
     A figure of a test split, and a certificate of a validation split, are true of examples that nothing else has seen:
     the splits of a task must be disjoint. Every example is hashed once (about 1 GB/s) to see that they are.
@@ -35,6 +46,10 @@ class Suite:
     _: KW_ONLY
     sources: Mapping[str, str] = field(default_factory=dict)
     shared_examples: Literal["refuse", "name"] = "refuse"
+    origin: str = ""
+    network: Network | None = None
+    heads: Mapping[str, TaskHead] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_tasks(self.task_vectors.names, self.tasks)
@@ -50,12 +65,44 @@ class Suite:
                         cure='take them out of one, or pass Suite(..., shared_examples="name") to be warned instead',
                     )
 
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what the suite is: of its files where it is made of nothing else, else of weights and examples."""
+        if self.sources and all(_SHA256.fullmatch(value) for value in self.sources.values()):
+            return records.digest({"name": self.name, "sources": dict(self.sources)})
+        return records.digest(
+            {
+                "name": self.name,
+                "sources": dict(self.sources),
+                "base": dict(self.task_vectors.base),
+                "experts": [dict(delta.items()) for delta in self.task_vectors.deltas],
+                "tasks": [
+                    [
+                        task.name,
+                        list(task.class_names),
+                        *([split, _content(getattr(task, split))] for split in task.splits),
+                    ]
+                    for task in self.tasks
+                ],
+            }
+        )
+
+    def found_by(self, origin: str) -> Suite:
+        """Return the suite with its ``origin``; its examples are not compared again."""
+        object.__setattr__(self, "origin", origin)
+        return self
+
+
+def _content(sample: Sample) -> list[Any]:
+    inputs = sample.inputs if isinstance(sample.inputs, torch.Tensor) else dict(sample.inputs)
+    return [inputs, sample.labels]
+
 
 def shared_examples(task: Task) -> list[str]:
     """Describe every pair of splits that have an example in common: how many there are, and where the first is."""
-    rows = {split: row_hashes(getattr(task, split).inputs) for split in SPLITS}
+    rows = {split: row_hashes(getattr(task, split).inputs) for split in task.splits}
     result = []
-    for first, second in itertools.combinations(SPLITS, 2):
+    for first, second in itertools.combinations(task.splits, 2):
         where = {row: index for index, row in reversed(list(enumerate(rows[first])))}
         shared = [index for index, row in enumerate(rows[second]) if row in where]
         if shared:

@@ -76,6 +76,11 @@ class OnDemand(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.base)
 
+    def restricted(self, names: Sequence[str]) -> OnDemand:
+        """Return the task vectors of some parameters only."""
+        experts = {task: params for task, params in zip(self.names, self._experts, strict=True)}
+        return OnDemand({name: self.base[name] for name in names}, experts)
+
     def part(self, name: str, start: int, stop: int) -> Tensor:
         """Return τ [T, stop - start] of a parameter's numbers in order, until the thread's next call."""
         size, dtype = len(self._experts) * (stop - start), self._dtype(name)

@@ -154,7 +154,9 @@ class TaskVectors:
         return torch.promote_types(next(iter(self.base.values())).dtype, torch.float32)
 
     def expert(self, index: int) -> dict[str, Tensor]:
-        """Return θ_t = θ_0 + τ_t, in the dtype of θ_0."""
+        """Return θ_t = θ_0 + τ_t, in the dtype of θ_0; of restricted task vectors with all that the expert has."""
+        if self.whole is not None:
+            return self.whole.expert(index)
         return {key: self.expert_tensor(index, key) for key in self.base}
 
     def expert_tensor(self, index: int, name: str) -> Tensor:
@@ -167,7 +169,27 @@ class TaskVectors:
         """Return the same task vectors in memory, for what reads them many times."""
         if not isinstance(self.stacked, OnDemand):
             return self
-        return TaskVectors.from_stacked(self.base, dict(self.stacked.items()), self.names)
+        result = TaskVectors.from_stacked(self.base, dict(self.stacked.items()), self.names)
+        return result._part_of(self.whole)
+
+    @property
+    def whole(self) -> TaskVectors | None:
+        """The task vectors of which these are a part (:meth:`restricted`); their experts are whole models."""
+        return vars(self).get("_whole")
+
+    def _part_of(self, whole: TaskVectors | None) -> TaskVectors:
+        object.__setattr__(self, "_whole", whole)
+        return self
+
+    def restricted(self, names: Sequence[str]) -> TaskVectors:
+        """Return the task vectors of some parameters only, sharing memory; their experts are still whole models."""
+        base = {name: self.base[name] for name in names}
+        if isinstance(self.stacked, OnDemand):
+            stacked: Mapping[str, Tensor] = self.stacked.restricted(names)
+        else:
+            stacked = {name: self.stacked[name] for name in names}
+        result = TaskVectors.from_stacked(base, stacked, self.names)
+        return result._part_of(self.whole or self)
 
 
 def _subtract_into(

@@ -312,8 +312,8 @@ def test_a_foreign_artifact_is_refused(change, message):
     [
         (["--merged", "none.pt"], "artifact none.pt: expected a file"),
         (["--merged", "foreign.pt"], "expected schema"),
-        (["--merged", "nameless.pt"], "the name of a suite"),
-        (["--merged", "other.pt"], "the name of a suite"),
+        (["--merged", "nameless.pt"], "one of a suite that can be found again"),
+        (["--merged", "other.pt"], "one of a suite that can be found again"),
         (["--merged", "good.pt", "--out", "no/such/folder"], "report folder"),
         (["--merged", "good.pt", "--out", "good.pt"], "report folder"),
         (["--merged", "good.pt", "good.pt"], "one file twice"),
@@ -392,7 +392,7 @@ def test_the_console_script_dispatches(capsys, tmp_path):
     assert cli.main(["--help"]) == 0
     assert "mergebound COMMAND" in capsys.readouterr().out
     assert cli.main(["bake"]) == 2
-    assert "expected merge or report or sweep" in capsys.readouterr().err
+    assert "expected merge or suite or convert or report" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
     assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2
 

@@ -14,6 +14,7 @@ from diagnostics.benchmark import merge as benchmark_merge
 from diagnostics.cli import COMMANDS
 from diagnostics.figures import figure_files, style
 from diagnostics.figures.svg import Drawing
+from diagnostics.page import draw, render
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.study import coverage
@@ -162,9 +163,9 @@ def test_names_of_tasks_may_be_anything_on_terminal_page_and_figures(name, tmp_p
     out = io.StringIO()
     print_report(report, Console(file=out, width=400))
     assert (name if name.isprintable() else name[0].encode("ascii", "backslashreplace").decode()) in out.getvalue()
-    drawings = bound_report.draw(report, Cache(None))
+    drawings = draw(report, Cache(None))
     figure_files.write_figures(tmp_path / "figures", "report", drawings)
-    page = files.encoded(bound_report.render(report, drawings)).decode()
+    page = files.encoded(render(report, drawings)).decode()
     assert "<script" not in page
     assert to_plain(report)["tasks"][0] == name
     assert {p.name for p in tmp_path.iterdir()} == {"cache", "figures"}

@@ -110,7 +110,7 @@ def changed(content, **changes):
         (lambda c: changed(c, coefficients=c["coefficients"] * math.inf), "coefficients: expected finite numbers"),
         (lambda c: changed(c, blocks=None), "with their blocks, or neither"),
         (lambda c: changed(c, blocks={"model": ["first.weight"]}), "blocks: expected every parameter exactly once"),
-        (lambda c: changed(c, schema="mergebound.artifact/1"), "expected schema mergebound.artifact/2; got merge.*/1"),
+        (lambda c: changed(c, schema="mergebound.artifact/1"), "expected schema mergebound.artifact/3; got merge.*/1"),
     ],
 )
 def test_well_formed_files_that_are_wrong_are_refused(tmp_path, artifact, change, message):

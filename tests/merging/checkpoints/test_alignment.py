@@ -10,10 +10,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from bounds.types import InputError
 from merging.checkpoints import align, with_base_rows
 
-BERT = BertConfig(
+SETTINGS: Any = dict(
     vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
     max_position_embeddings=12,
 )  # fmt: skip
+BERT = BertConfig(**SETTINGS)
 CLASSIFIER: Any = BertForSequenceClassification(BERT)
 STATE = {name: value.detach() for name, value in CLASSIFIER.named_parameters()}
 BARE = {name: value.detach() for name, value in CLASSIFIER.bert.named_parameters()}
@@ -94,7 +95,7 @@ def test_a_head_of_another_shape():
 
 def test_a_projection_beside_a_tower_whose_names_change():
     tower = {f"vision_model.{name}": value for name, value in BARE.items()}
-    expected = tower | {"visual_projection.weight": torch.zeros(3, 3)}
+    expected = {"visual_projection.weight": torch.zeros(3, 3)} | tower
     file = BARE | {"visual_projection.weight": torch.ones(3, 3)}
     found = align(sizes(expected), file, "x")
     assert list(found.weights) == list(expected)
@@ -138,8 +139,8 @@ def test_old_layer_norms_and_wrappers_within_names():
     )
     inner = {n.replace("layer.1.", "layer.1._orig_mod._fsdp_wrapped_module."): v for n, v in BARE.items()}
     same(align(sizes(BARE), inner, "x").weights, BARE)
-    scale = {"block.gamma": torch.ones(3), "block.weight": torch.ones(4)}  # ConvNeXt's own gamma
-    same(align(sizes(scale), scale, "x").weights, scale)
+    for scale in ({"block.gamma": torch.ones(3)}, {"block.gamma": torch.ones(3), "block.weight": torch.ones(4)}):
+        same(align(sizes(scale), scale, "x").weights, scale)  # ConvNeXt's own gamma
     two = {"a.gamma": torch.ones(3), "a.weight": torch.zeros(3)}
     assert float(align({"a.weight": torch.Size([3])}, two, "x").weights["a.weight"][0]) == 0
 
@@ -149,9 +150,21 @@ def test_missing_names_say_what_there_is():
         align(sizes(BARE), {"a": torch.ones(2)}, "x")
     with pytest.raises(InputError, match="39 missing"):
         align(sizes(BARE), {}, "x")
-    other = BertModel(BertConfig(**(BERT.to_dict() | {"intermediate_size": 20}))).state_dict()
+    other = BertModel(BertConfig(**{**SETTINGS, "intermediate_size": 20})).state_dict()
     with pytest.raises(InputError, match=r"expected shape \[24, 16\]; got \[20, 16\]; use weights of the base's own"):
         align(sizes(BARE), other, "x")
+
+
+def test_a_deeper_model_is_not_cut_short():
+    deep = BertModel(BertConfig(**{**SETTINGS, "num_hidden_layers": 3})).state_dict()
+    for prefix in ("", "module.bert."):
+        with pytest.raises(InputError, match=r"the layers of the model, 2; got a module encoder\.layer\.2 more"):
+            align(sizes(BARE), {prefix + name: value for name, value in deep.items()}, "x")
+    with pytest.raises(InputError, match=r"16 missing, such as encoder\.layer\.2\."):
+        align(sizes(deep), BARE, "x")
+    body = {"0.weight": torch.ones(4, 3), "2.weight": torch.ones(4, 4)}
+    found = align(sizes(body), body | {"4.weight": torch.ones(2, 4)}, "x")  # a head after the body
+    assert found.unused == ("4.weight",)
 
 
 WORDS = "embeddings.word_embeddings.weight"

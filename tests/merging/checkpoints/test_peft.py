@@ -13,11 +13,13 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from bounds.types import InputError
 from merging.checkpoints import is_adapter, read_adapter, read_weights, weight_files
 
-BERT = BertConfig(
+SETTINGS: Any = dict(
     vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
     max_position_embeddings=12,
 )  # fmt: skip
-GPT2 = GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=12, num_labels=3, pad_token_id=0)
+BERT = BertConfig(**SETTINGS)
+GPT2_SETTINGS: Any = dict(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=12, num_labels=3, pad_token_id=0)
+GPT2 = GPT2Config(**GPT2_SETTINGS)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
@@ -114,6 +116,7 @@ def test_the_expert_is_that_of_merge_and_unload(name, tmp_path):
     assert list(found) == list(base)
     changed = {n for n in base if not torch.equal(base[n], merged[n])}
     assert changed
+    assert set(adapter.saved) <= set(base)
     assert all(found[n] is base[n] for n in base if n not in changed and n not in adapter.saved)
 
 

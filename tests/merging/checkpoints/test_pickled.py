@@ -208,7 +208,7 @@ def test_what_stands_for_names_cannot_be_changed(name):
 
 
 def test_no_real_object_is_handed_out():
-    reader = read(b"")
+    reader = read(b"N.")
     for module, name in [("os", "system"), ("torch", "load"), ("torch", "FloatStorage"), ("collections", "OrderedDict"),
                          ("torch._utils", "_rebuild_tensor_v2"), ("torch", "float32"), ("builtins", "set"),
                          ("builtins", "getattr"), ("torch.nn.modules.linear", "Linear")]:  # fmt: skip
@@ -258,6 +258,13 @@ def test_tensors_stay_within_their_numbers(tmp_path):
     for name, pickled in bad.items():
         with pytest.raises(InputError, match="copy the file again"):
             read_pickled(archive(pickled, tmp_path / f"{name}.pt", _0=b"\0" * 16))
+
+
+@pytest.mark.parametrize("put", [b"r\xff\xff\xff\x7f", b"p2147483647\n"])
+def test_places_for_more_objects_than_bytes(put, tmp_path):
+    path = archive(b"\x80\x02N" + put + b".", tmp_path / "x.pt")
+    with pytest.raises(InputError, match="more objects than bytes"):
+        read_pickled(path)
 
 
 def test_a_flipped_bit_is_found(tmp_path):

@@ -1,0 +1,35 @@
+"""A report as files: the page, report.json and every figure, in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diagnostics.figures.figure_files import write_figures
+from diagnostics.page import draw, render
+from diagnostics.report import Report
+from diagnostics.work.cache import Cache, write
+from merging import records
+from merging.files import encoded
+from merging.plain import to_plain
+
+FILES = ("report.html", "report.json")
+"""What is written into the folder, besides figures and cache."""
+
+
+def write_report(report: Report, folder: Path, cache: Cache, workers: int = 1) -> int:
+    """Write page, JSON and figures into a folder, which is made; return the number of figures.
+
+    Raises:
+        InputError: see :func:`merging.files.replacing`.
+    """
+    folder.mkdir(exist_ok=True)
+    drawings = draw(report, cache, workers)  # by the first process alone
+    write_figures(folder / "figures", "report", drawings)
+    write(folder / "report.html", encoded(render(report, drawings)))
+    write(folder / "report.json", encoded(as_json(report)))
+    return len(drawings)
+
+
+def as_json(report: Report) -> str:
+    """Return the text of report.json, with its digest."""
+    return records.to_json(to_plain(report), indent=1)

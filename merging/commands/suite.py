@@ -1,0 +1,195 @@
+"""``python -m merging suite init|check``: write a suite file, and probe one before any long run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.table import Table
+from torch import Tensor
+
+from bounds.autodiff import check_params
+from bounds.scores import log_probabilities
+from bounds.types import Params, Sample, refuse
+from merging import suites
+from merging.commands.terminal import console, plain, run, track
+from merging.files import check_destination, encoded, write
+from merging.models import KINDS
+from merging.suites import Suite
+from merging.suites.suite_template import template
+from merging.task import Task, accuracy, score_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Write a commented suite file to begin with."""
+
+    kind: Annotated[str, tyro.conf.arg(help=f"Kind of network: {', '.join(KINDS)}.")] = "hf_text"
+    out: Path = Path("suite.yaml")
+    """The file to write; one that is there already is never overwritten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Probe all that a suite names before any long run: status 0 when a merge can go ahead, 2 when it cannot."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """A suite file, a suite's name, or package.module:function."""
+    examples: int = 256
+    """Test examples of a task that are scored, at most."""
+    threads: int = 1
+    """Threads of PyTorch."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``suite init`` or ``suite check``; return the exit status."""
+    chosen = {"init": init, "check": check}
+
+    def command() -> None:
+        if arguments and arguments[0] in chosen:
+            chosen[arguments[0]](arguments[1:])
+        elif arguments and arguments[0] in ("-h", "--help"):
+            print("usage: python -m merging suite init|check [--help]\n\n  init   write a commented suite file")
+            print("  check  probe all that a suite names before any long run")
+            sys.exit(0)
+        else:
+            got = repr(arguments[0]) if arguments else "nothing"
+            refuse("suite command", expected=" or ".join(chosen), got=got, cure="add --help to see their options")
+
+    return run(command)
+
+
+def init(arguments: Sequence[str]) -> None:
+    """Write the template."""
+    command = tyro.cli(Init, args=arguments, prog="python -m merging suite init", description=Init.__doc__)
+    if command.kind not in KINDS:
+        refuse("--kind", expected=" or ".join(KINDS), got=repr(command.kind), cure="choose one")
+    if command.out.exists():
+        refuse(f"--out {command.out}", expected="a new file", got="one that is there", cure="name another one")
+    check_destination(command.out, "--out")
+    write(command.out, lambda file: file.write(encoded(template(command.kind))))
+    console().print(plain(f"{command.out}: fill it in, then python -m merging suite check {command.out}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What was found of one task: figures, and what a reader should look at."""
+
+    task: str
+    pretrained: float
+    expert: float
+    spread: float
+    entropy: float
+    distance: float
+    warnings: tuple[str, ...]
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Load the suite and probe it."""
+    command = tyro.cli(Check, args=arguments, prog="python -m merging suite check", description=Check.__doc__)
+    for name in ("examples", "threads"):
+        if getattr(command, name) < 1:
+            refuse(f"--{name}", expected="at least 1", got=getattr(command, name), cure="raise it")
+    torch.set_num_threads(command.threads)
+    suite = suites.load(command.suite)
+    check_params(suite.task_vectors.base, what="θ_0")
+    probes = [probe(suite, index, command.examples) for index in track(range(len(suite.tasks)), "probing tasks")]
+    output = console()
+    output.print(table(suite, probes))
+    for name, note in suite.notes.items():
+        output.print(plain(f"task {name}: {note}"), soft_wrap=True)
+    for found in probes:
+        for line in found.warnings:
+            output.print(plain(f"look at task {found.task}: {line}"), soft_wrap=True)
+    output.print(plain(f"{command.suite}: {len(suite.tasks)} experts can be merged"), soft_wrap=True)
+
+
+def probe(suite: Suite, index: int, examples: int) -> Probe:
+    """Probe one task: finite weights, scores of the right shape that are the same twice, accuracies, score scale.
+
+    Raises:
+        InputError: weights or scores that are not finite or do not fit, scores that change from call to call.
+    """
+    task, vectors = suite.tasks[index], suite.task_vectors
+    expert = vectors.expert(index)
+    check_params(expert, vectors.base, what=f"expert {task.name!r}")
+    sample = task.test.take(slice(examples))
+    labels = sample.labels
+    assert labels is not None
+    base, own = (score_task(task, params, sample.inputs, "test", name)
+                 for params, name in ((vectors.base, "pretrained"), (expert, "expert")))  # fmt: skip
+    again = score_task(task, expert, sample.inputs, "test", "expert")
+    if not torch.equal(own, again):
+        got, cure = f"a difference of {float((own - again).abs().max()):.2g}", "switch dropout and sampling off"
+        refuse(f"scores of task {task.name!r}", expected="the same numbers twice", got=got, cure=cure)
+    log_p = log_probabilities(own.double())
+    entropy = float(-(log_p.exp() * log_p).sum(1).mean()) / float(torch.tensor(float(own.shape[1])).log())
+    figures = {"pretrained": accuracy(base, labels), "expert": accuracy(own, labels)}
+    return Probe(
+        task=task.name,
+        pretrained=figures["pretrained"],
+        expert=figures["expert"],
+        spread=float(own.double().std(dim=1).mean()),
+        entropy=entropy,
+        distance=sum(float((expert[n].double() - vectors.base[n].double()).square().sum()) for n in expert) ** 0.5,
+        warnings=tuple(_warnings(task, figures, entropy, own, labels, expert, vectors.base)),
+    )
+
+
+def _warnings(
+    task: Task,
+    figures: Mapping[str, float],
+    entropy: float,
+    scores: Tensor,
+    labels: Tensor,
+    expert: Params,
+    base: Params,
+) -> list[str]:
+    majority = float(labels.bincount().max()) / len(labels)
+    tests: Mapping[str, bool] = {
+        "its expert is no better than the pretrained model: wrong file, wrong head, or labels in another order": (
+            figures["expert"] <= figures["pretrained"]
+        ),
+        f"its expert is no better than the largest class ({100 * majority:.1f} %)": figures["expert"] <= majority,
+        "its expert's probabilities are nearly uniform although it is right: is the logit scale in the head?": (
+            entropy > 0.95 and figures["expert"] > majority + 0.1
+        ),
+        "its scores are larger than 1000: is a logit scale applied twice?": float(scores.abs().max()) > 1000,
+        "its expert's weights are the pretrained ones": all(torch.equal(expert[n], base[n]) for n in expert),
+        f"classes without a test example: {_absent(task.test, len(task.class_names))}": bool(
+            _absent(task.test, len(task.class_names))
+        ),
+    }
+    lacking = [split for split in ("train", "calibration", "validation") if split not in task.splits]
+    found = [text for text, holds in tests.items() if holds]
+    return [*found, *([f"no split {' or '.join(lacking)}: what needs it will say so"] if lacking else [])]
+
+
+def _absent(sample: Sample, classes: int) -> list[int]:
+    assert sample.labels is not None
+    present = set(sample.labels.tolist())
+    return [c for c in range(classes) if c not in present][:5]
+
+
+def table(suite: Suite, probes: Sequence[Probe]) -> Table:
+    """Return the figures, a row per task."""
+    count = sum(value.numel() for value in suite.task_vectors.base.values())
+    title = f"{suite.name}: {count / 1e6:.2f} M numbers in {len(suite.task_vectors.base)} tensors"
+    result = Table(title=plain(title, "table.title"))
+    for column in ("task", "classes", "splits", "pretrained %", "expert %", "score spread", "entropy / ln C", "‖τ‖"):
+        result.add_column(column)
+    for task, found in zip(suite.tasks, probes, strict=True):
+        sizes = " ".join(f"{split} {len(getattr(task, split))}" for split in task.splits)
+        figures = (f"{100 * found.pretrained:.1f}", f"{100 * found.expert:.1f}")
+        rest = (f"{found.spread:.3g}", f"{found.entropy:.2f}", f"{found.distance:.3g}")
+        result.add_row(plain(task.name), str(len(task.class_names)), sizes, *figures, *rest)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
