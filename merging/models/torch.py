@@ -65,11 +65,10 @@ class TorchNetwork(ModuleNetwork):
             if not any(fnmatchcase(name, pattern) for name in names):
                 cure = f"the last ones are {', '.join(names[-3:])}"
                 refuse("head", expected="names of parameters", got=repr(pattern), cure=cure)
+        own = {name: value.clone() for name, value in module.state_dict().items()}
         super().__init__(
             module,
-            {name: value.clone() for name, value in module.state_dict().items()}
-            if base == ""
-            else read_weights(Path(base)),
+            read_weights(Path(base)) if base else own,
             f"base {base or options.factory}",
             head=[name for name in names if any(fnmatchcase(name, pattern) for pattern in options.head)],
             dtype=options.dtype,
@@ -104,6 +103,16 @@ class TorchNetwork(ModuleNetwork):
     def save(self, params: Params, folder: Path, heads: Mapping[str, TaskHead], export: Export) -> None:
         """Write state dicts as safetensors, for ``module.load_state_dict(safetensors.torch.load_file(...))``."""
         save_states(self, params, folder, heads, export)
+
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what was written, into a module with a head of the task's size."""
+        module, _, name = self.options.factory.partition(":")
+        whole = f"{task}/model.safetensors" if per_task and self.own else "model.safetensors"
+        head = f' | load_file("heads/{task}.safetensors")' if self.own and not per_task else ""
+        return (
+            f"from safetensors.torch import load_file\nfrom {module} import {name}\n\n"
+            f'model = {name}()\nmodel.load_state_dict(load_file("{whole}"){head})\nmodel.eval()'
+        )
 
 
 def open_base(base: str | Path, options: Options) -> TorchNetwork:

@@ -9,7 +9,7 @@ from torch import nn
 
 from bounds.types import InputError
 from merging.models import open_network
-from tests.merging.models.worlds import shaken
+from tests.merging.models.worlds import followed, shaken
 
 HERE = "tests.merging.models.test_torch"
 
@@ -66,7 +66,7 @@ def opened(base="", factory="make", **options) -> Any:
     return open_network("torch", base, {"factory": f"{HERE}:{factory}", **options})
 
 
-def test_an_experts_scores_are_its_modules(tmp_path):
+def test_an_experts_scores_are_its_modules(tmp_path, monkeypatch):
     network = opened(head=["head.*"])
     assert list(network.parameters) == [
         "first.weight", "first.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_log_variance",
@@ -88,6 +88,8 @@ def test_an_experts_scores_are_its_modules(tmp_path):
     assert state.keys() == model.state_dict().keys()
     again.load_state_dict(state)
     assert torch.allclose(again.eval()(x), expected, atol=1e-6)
+    made = opened(factory="five", head=["head.*"])
+    assert torch.allclose(followed(made, tmp_path / "out", monkeypatch, "task")["model"](x), expected, atol=1e-6)
     reopened = opened(tmp_path / "out/task/model.safetensors", factory="five", head=["head.*"])
     assert torch.allclose(reopened.forward(None, [])(reopened.parameters, x), expected, atol=1e-6)
 
