@@ -55,8 +55,9 @@ def load(path: Path, storage: Storage) -> Suite:
             sources |= {**hashed(read, section.expert), **data.sources}
             templates = section.templates or read.file.templates or TEMPLATES
             head = network.head(expert, data.class_names, templates)
-            given = {split: data.samples.get(split) for split in SPLITS}
-            tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))  # pyright: ignore
+            given: dict[str, Any] = {split: data.samples.get(split) for split in SPLITS}
+            forward, learned = network.classifier(head), bool(expert.head)
+            tasks.append(Task(section.name, forward, head.class_names, **given, learned_head=learned))
             experts[section.name], heads[section.name] = expert.parameters, head
             notes[section.name] = "; ".join((*expert.notes, *data.notes))
     return Suite(
