@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from bounds.types import refuse
@@ -91,7 +92,7 @@ def loaded(kind: Any, folder: Path) -> Read:
     try:
         with quiet():
             model, found = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         got, cure = " ".join(str(error).split())[:120], "copy the folder again, or save the model with save_pretrained"
         refuse(f"weights {folder}", expected=f"a folder that {kind.__name__} loads", got=got, cure=cure)
     state = model.float().state_dict()
