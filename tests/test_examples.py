@@ -24,3 +24,19 @@ def test_resnets_with_batch_normalisation(tmp_path):
     assert len(pairs) == 2
     assert all(own == reported for own, reported in pairs)
     assert shown.count("average, running statistics: ") == 4
+
+
+def agreeing(shown: str, who: str) -> int:
+    """Count the lines in which a library's scores of a model are ours; fail where they are not."""
+    found = re.findall(rf"{who}: ([\d.]+) % right, scores up to ([\d.e+-]+); here other by ([\d.e+-]+)", shown)
+    assert all(float(other) < 1e-5 * float(largest) for _, largest, other in found), found
+    return len(found)
+
+
+def test_lora_adapters_of_different_rank(tmp_path):
+    shown = run("lora_adapters.py", "--out", "made", "--steps", "5", folder=tmp_path)
+    assert agreeing(shown, "expert, by peft's merge_and_unload") == 3
+    assert agreeing(shown, "merge, loaded back by transformers") == 3
+    for task, rank in (("mood", 2), ("topic", 4), ("place", 8)):
+        assert f"task {task}: LoRA adapter, rank {rank}, on 10 modules" in shown
+    assert "(9), (12)" in shown, "certificates are in the report"
