@@ -40,3 +40,12 @@ def test_lora_adapters_of_different_rank(tmp_path):
     for task, rank in (("mood", 2), ("topic", 4), ("place", 8)):
         assert f"task {task}: LoRA adapter, rank {rank}, on 10 modules" in shown
     assert "(9), (12)" in shown, "certificates are in the report"
+
+
+def test_pickled_open_clip_modules(tmp_path):
+    shown = run("pickled_open_clip.py", "--out", "made", "--steps", "5", folder=tmp_path)
+    assert agreeing(shown, "expert, the pickled module itself") == 2
+    assert agreeing(shown, "merge, loaded back by open_clip") == 2
+    assert shown.count(".pt would have imported: __main__.ImageEncoder, open_clip.model.CLIP") == 2
+    assert "task kmnist: 44 names without the prefix 'model.'" in shown
+    assert (tmp_path / "made" / "merged" / "merging_weights.pt").is_file()
