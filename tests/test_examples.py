@@ -49,3 +49,11 @@ def test_pickled_open_clip_modules(tmp_path):
     assert shown.count(".pt would have imported: __main__.ImageEncoder, open_clip.model.CLIP") == 2
     assert "task kmnist: 44 names without the prefix 'model.'" in shown
     assert (tmp_path / "made" / "merged" / "merging_weights.pt").is_file()
+
+
+def test_image_folders_by_a_suite_file(tmp_path):
+    shown = run("image_folders/run.py", "--out", "made", "--steps", "2", folder=tmp_path)
+    assert agreeing(shown, "expert, as torchvision has it") == 2
+    assert agreeing(shown, "merge, loaded back by torchvision") == 2
+    assert (tmp_path / "made" / "suite.yaml").read_text() == (ROOT / "examples/image_folders/suite.yaml").read_text()
+    assert "calibration 100" in shown, "half of the validation images"
