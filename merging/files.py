@@ -156,10 +156,9 @@ def replacing_folder(path: str | Path, what: str = "output folder") -> Iterator[
         temporary.mkdir()
         with _locked(temporary):
             yield temporary
-            for file in temporary.rglob("*"):
-                with open(file, "rb") if file.is_file() else contextlib.nullcontext() as handle:
-                    if handle is not None:
-                        os.fsync(handle.fileno())
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
             os.replace(temporary, target)
     except OSError as error:
         _refuse_disk(what, path, error)
@@ -225,9 +224,9 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def _locked(path: Path) -> Iterator[bool]:
     """Hold the lock of a file or folder that is no link; say whether it was free."""
-    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         yield _lock(handle)
     finally:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from diagnostics.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -16,12 +18,14 @@ def joined(text):
     return re.sub(r"\s*\\\n\s*", " ", text)
 
 
-def test_the_python_example_runs_and_is_short(capsys):
+def test_the_python_example_runs_and_is_short(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
     body = code.split("\n\n", 1)[1]
-    assert len(body.strip().splitlines()) <= 15
+    assert len(body.strip().splitlines()) <= 10
     exec(compile(code, "README.md", "exec"), {})
-    assert "consensus gap" in capsys.readouterr().out
+    assert "certified" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_the_commands_are_those_of_the_makefile():
@@ -32,6 +36,8 @@ def test_the_commands_are_those_of_the_makefile():
             assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE), command
         elif command.startswith(("python -m merging", "python -m diagnostics")):
             assert f"$(BIN)/{command}" in makefile, command
+        elif command.startswith("mergebound "):
+            assert command.split()[1] in COMMANDS, command
 
 
 def test_files_it_names_exist():

@@ -143,6 +143,9 @@ def probe(suite: Suite, index: int, examples: int) -> Probe:
     )
 
 
+_CAUSES = "wrong file, wrong head, or labels in another order?"
+
+
 def _warnings(
     task: Task,
     figures: Mapping[str, float],
@@ -154,10 +157,10 @@ def _warnings(
 ) -> list[str]:
     majority = float(labels.bincount().max()) / len(labels)
     tests: Mapping[str, bool] = {
-        "its expert is no better than the pretrained model: wrong file, wrong head, or labels in another order": (
-            figures["expert"] <= figures["pretrained"]
+        f"its expert is no better than the pretrained model: {_CAUSES}": figures["expert"] <= figures["pretrained"],
+        f"its expert is no better than the largest class ({100 * majority:.1f} %): {_CAUSES}": (
+            figures["expert"] <= majority
         ),
-        f"its expert is no better than the largest class ({100 * majority:.1f} %)": figures["expert"] <= majority,
         "its expert's probabilities are nearly uniform although it is right: is the logit scale in the head?": (
             entropy > 0.95 and figures["expert"] > majority + 0.1
         ),

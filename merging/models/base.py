@@ -70,9 +70,9 @@ class Network(ABC):
     source: str = ""
     """What it was opened from, as the user named it."""
 
+    @abstractmethod
     def recipe(self, task: str, *, per_task: bool) -> str:
-        """Return Python that loads what :meth:`write` wrote, for the model card."""
-        return f'from safetensors.torch import load_file\n\nhead = load_file("heads/{task}.safetensors")'
+        """Return Python that loads, in the folder that :meth:`write` wrote, a task's model: for the model card."""
 
     @abstractmethod
     def expert(self, path: Path) -> Expert:

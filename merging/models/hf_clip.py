@@ -92,6 +92,19 @@ class ClipNetwork(ZeroShotNetwork):
         self.processor.save_pretrained(folder)
         save_heads(folder, heads, export.dtype)
 
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what was written, and scores images."""
+        return f"""import torch
+from safetensors.torch import load_file
+from transformers import CLIPImageProcessor, CLIPModel
+
+model, processor = CLIPModel.from_pretrained("."), CLIPImageProcessor.from_pretrained(".")
+head = load_file("heads/{task}.safetensors")["head"].to(model.dtype)  # a unit row per class, made by the text tower
+with torch.no_grad():
+    pixels = processor(images, return_tensors="pt")["pixel_values"].to(model.dtype)
+    embeddings = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    scores = model.logit_scale.exp() * torch.nn.functional.normalize(embeddings, dim=-1) @ head.T"""
+
 
 def open_base(base: str | Path, options: Options) -> ClipNetwork:
     """Open the folder of a CLIPModel.

@@ -130,6 +130,21 @@ class TextNetwork(ModuleNetwork):
             self._save(getattr(_on_meta(self.config), start[:-1]), folder, state, export)
             save_heads(folder, heads, export.dtype)
 
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what was written, and scores texts."""
+        place = task if per_task else "."
+        read = f'head = load_file("heads/{task}.safetensors")\n'
+        count = f', num_labels=len(head["{self.own[-1]}"])'
+        return (
+            f"{'' if per_task else 'from safetensors.torch import load_file'}\n"
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+            f"{'' if per_task else read}"
+            f'model = AutoModelForSequenceClassification.from_pretrained("{place}"{"" if per_task else count})\n'
+            f"{'' if per_task else 'model.load_state_dict(head, strict=False)'}\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{place}")\n'
+            'scores = model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits'
+        ).strip()
+
     def _save(self, model: Any, folder: Path, state: Mapping[str, Tensor], export: Export) -> None:
         model.config.pad_token_id = self.module.config.pad_token_id
         save_pretrained(model, folder, state, export)

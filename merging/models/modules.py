@@ -14,7 +14,8 @@ from bounds.autodiff import functional
 from bounds.running_statistics import entries, state
 from bounds.types import Forward, Inputs, Params, leaves, refuse
 from merging.checkpoints import Aligned, align, is_adapter, read_adapter, read_weights, with_base_rows
-from merging.models.base import Expert, Network, Precision, TaskHead, fitting
+from merging.models.base import Expert, Export, Network, Precision, TaskHead, fitting
+from merging.models.writing import inside, save_heads, save_state
 
 _CONSTANTS = ("num_batches_tracked", "position_ids", "attn.bias", "attn.masked_bias")
 """Ends of the names of buffers that carry nothing learned, of older and newer files."""
@@ -187,6 +188,19 @@ class ModuleNetwork(Network):
 
     def _wide(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def save_states(
+    network: ModuleNetwork, params: Params, folder: Path, heads: Mapping[str, TaskHead], export: Export
+) -> None:
+    """Write state dicts of the module: one per task, with its head; or one without a head, and heads beside it."""
+    if export.per_task and network.own:
+        for task, head in heads.items():
+            save_state(inside(folder, task), network.state_of(params, head), export.dtype)
+        return
+    save_state(folder, network.state_of(params), export.dtype)
+    if network.own:
+        save_heads(folder, heads, export.dtype)
 
 
 def said(aligned: Aligned) -> tuple[str, ...]:

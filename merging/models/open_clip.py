@@ -100,12 +100,10 @@ class OpenClipNetwork(ZeroShotNetwork):
     def __init__(self, base: Path, options: Options) -> None:
         open_clip = import_open_clip()
         self.model_config, shown = _configs(base, options)
-        self.source = f"local-dir:{base}" if base.is_dir() and not options.architecture else options.architecture
+        name = f"local-dir:{base}" if base.is_dir() and not options.architecture else options.architecture
         with without_jit_warning():
-            module = open_clip.create_model(
-                self.source, load_weights=False, pretrained_text=False, force_preprocess_cfg=shown
-            )
-            self.tokenizer = open_clip.get_tokenizer(self.source)
+            module = open_clip.create_model(name, load_weights=False, pretrained_text=False, force_preprocess_cfg=shown)
+            self.tokenizer = open_clip.get_tokenizer(name)
         self.quick_gelu = any(type(part).__name__ == "QuickGELU" for part in module.visual.modules())
         super().__init__(
             module,
@@ -142,6 +140,18 @@ class OpenClipNetwork(ZeroShotNetwork):
         content = {"model_cfg": self.model_config, "preprocess_cfg": shown}
         (folder / _CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         save_heads(folder, heads, export.dtype)
+
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what was written, and scores images."""
+        return f"""import open_clip
+import torch
+from safetensors.torch import load_file
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
+head = load_file("heads/{task}.safetensors")["head"].float()  # a unit row per class, made by the text tower
+with torch.no_grad():
+    embeddings = model.eval().encode_image(torch.stack([preprocess(image) for image in images]), normalize=True)
+    scores = model.logit_scale.exp() * embeddings @ head.T"""
 
 
 def open_base(base: str | Path, options: Options) -> OpenClipNetwork:

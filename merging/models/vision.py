@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bounds.types import Inputs, Params, refuse
@@ -19,10 +18,11 @@ from merging.checkpoints import read_weights
 from merging.models.base import Expert, Export, Precision, TaskHead
 from merging.models.images import Preprocessing, before_floats, said_plainly
 from merging.models.libraries import library
-from merging.models.modules import ModuleNetwork
-from merging.models.writing import converted, inside, save_heads
+from merging.models.modules import ModuleNetwork, save_states
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels."""
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +55,21 @@ class VisionNetwork(ModuleNetwork):
     """An image classifier as base; experts are state dicts of the same architecture, with any number of classes."""
 
     def __init__(self, base: Path, options: Options) -> None:
-        self.source, self.name = _architecture(base, options.architecture)
-        module = _build(self.source, self.name)
-        heads = [options.head] if options.head else _heads(module, self.source)
+        self.library, self.name = _architecture(base, options.architecture)
+        module = _build(self.library, self.name)
+        heads = [options.head] if options.head else _heads(module, self.library)
         names = [name for name in module.state_dict() if name.startswith(tuple(f"{head}." for head in heads))]
         if not names:
             shown = [name for name, _ in module.named_modules()][-3:]
             refuse("head", expected="the name of a module", got=repr(options.head), cure=f"such as one of {shown}")
         super().__init__(module, read_weights(base), f"base {base}", head=names, dtype=options.dtype)
-        self.preprocessing = _preprocessing(self.source, module, options)
+        self.preprocessing = _preprocessing(self.library, module, options)
         self.base_classes = _labels(base)
 
     def expert(self, path: Path) -> Expert:
         """Read an expert's file, or folder of timm."""
-        return replace(super().expert(path), class_names=_labels(Path(path)))
+        found, names = super().expert(path), _labels(Path(path))
+        return replace(found, class_names=names if names and len(names) == self.classes(found.head) else None)
 
     def scores(self, module: nn.Module, head: TaskHead, inputs: Inputs) -> Tensor:
         """Return the scores of normalised images."""
@@ -86,16 +87,23 @@ class VisionNetwork(ModuleNetwork):
 
     def save(self, params: Params, folder: Path, heads: Mapping[str, TaskHead], export: Export) -> None:
         """Write state dicts as safetensors; for timm with its config.json, which ``local-dir:FOLDER`` loads."""
-        for task, head in heads.items() if export.per_task else ():
-            place = inside(folder, task)
-            place.mkdir()
-            save_file(converted(self.state_of(params, head), export.dtype), place / _WEIGHTS, {"format": "pt"})
-            if self.source == "timm":
-                content = json.dumps(self._timm_config(head.class_names), indent=2)
-                (place / _CONFIG).write_text(content + "\n", encoding="utf-8")
-        if not export.per_task:
-            save_file(converted(self.state_of(params), export.dtype), folder / _WEIGHTS, {"format": "pt"})
-            save_heads(folder, heads, export.dtype)
+        save_states(self, params, folder, heads, export)
+        for task, head in heads.items() if export.per_task and self.library == "timm" else ():
+            content = json.dumps(self._timm_config(head.class_names), indent=2)
+            (folder / task / _CONFIG).write_text(content + "\n", encoding="utf-8")
+
+    def recipe(self, task: str, *, per_task: bool) -> str:
+        """Return Python that loads what was written."""
+        if per_task and self.library == "timm":
+            return f'import timm\n\nmodel = timm.create_model("local-dir:{task}", pretrained=True).eval()'
+        make = {"timm": "timm import create_model", "torchvision": "torchvision.models import get_model"}[self.library]
+        parts = [f"{task}/model.safetensors"] if per_task else ["model.safetensors", f"heads/{task}.safetensors"]
+        state = " | ".join(f'load_file("{part}")' for part in parts)
+        return (
+            f"from safetensors.torch import load_file\nfrom {make}\n\nstate = {state}\n"
+            f'model = {make.split()[-1]}("{self.name}", num_classes=len(state["{self.own[-1]}"]))\n'
+            "model.load_state_dict(state)\nmodel.eval()"
+        )
 
     def _timm_config(self, class_names: Sequence[str]) -> dict[str, Any]:
         own = {k: v for k, v in self.module.pretrained_cfg.items() if k in ("interpolation", "crop_pct", "crop_mode")}
@@ -201,7 +209,3 @@ def _preprocessing(source: str, module: Any, options: Options) -> Preprocessing:
         std=tuple(std),
         rules=said_plainly(**rules),
     )
-
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels."""

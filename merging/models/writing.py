@@ -13,6 +13,7 @@ from torch import Tensor
 from bounds.types import refuse
 from merging.models.base import TaskHead
 
+WEIGHTS = "model.safetensors"
 HEADS = "heads"
 """Folder of heads, where they are not written into the models."""
 
@@ -36,6 +37,12 @@ def converted(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
         result[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(value.untyped_storage().data_ptr())
     return result
+
+
+def save_state(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write a state dict to ``model.safetensors`` of a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    save_file(converted(state, dtype), folder / WEIGHTS, {"format": "pt"})
 
 
 def save_heads(folder: Path, heads: Mapping[str, TaskHead], dtype: torch.dtype) -> None:

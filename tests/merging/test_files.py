@@ -10,7 +10,7 @@ import pytest
 
 from bounds.types import InputError
 from merging import files
-from merging.files import check_destination, check_folder, check_outputs, replacing, write
+from merging.files import check_destination, check_folder, check_outputs, replacing, replacing_folder, write
 
 
 def put(path, content=b"new"):
@@ -191,3 +191,66 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         files.write(tmp_path / "out", fail)
     assert (tmp_path / "out").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
+    for empty in (False, True):
+        target = tmp_path / f"out{empty}"
+        if empty:
+            target.mkdir()
+        with replacing_folder(target) as room:
+            (room / "inner").mkdir()
+            (room / "inner" / "file").write_bytes(b"new")
+            assert room.parent == tmp_path
+            assert not target.exists() or not os.listdir(target)
+        assert (target / "inner" / "file").read_bytes() == b"new"
+
+    def failing():
+        with replacing_folder(tmp_path / "failed") as room:
+            (room / "file").write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert sorted(os.listdir(tmp_path)) == ["outFalse", "outTrue"]
+
+
+def test_a_folder_with_something_in_it_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_bytes(b"old")
+    with pytest.raises(InputError, match="one with mine in it"), replacing_folder(tmp_path / "out"):
+        pass
+
+    def late():
+        with replacing_folder(tmp_path / "late") as room:
+            (room / "file").write_bytes(b"new")
+            (tmp_path / "late").mkdir()
+            (tmp_path / "late" / "theirs").write_bytes(b"old")
+
+    with pytest.raises(InputError, match="not empty"):
+        late()
+    assert os.listdir(tmp_path / "late") == ["theirs"]
+    assert sorted(os.listdir(tmp_path)) == ["late", "out"]
+
+
+def test_a_link_to_a_folder_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing_folder(tmp_path / "link") as room:
+        (room / "file").write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["file"]
+
+
+def test_folders_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path):
+    dead = tmp_path / f".out.mergebound-{'0' * 8}"
+    dead.mkdir()
+    (dead / "file").write_bytes(b"half")
+    with replacing_folder(tmp_path / "out") as living:
+        assert not dead.exists()
+        with replacing_folder(tmp_path / "out") as other:
+            (other / "file").write_bytes(b"other")
+            assert living.is_dir()
+        (tmp_path / "out" / "file").unlink()
+        (living / "file").write_bytes(b"first")
+    assert (tmp_path / "out" / "file").read_bytes() == b"first"

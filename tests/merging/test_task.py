@@ -144,3 +144,17 @@ def test_half_precision_models_compute_in_float32(dtype):
     assert all(torch.equal(half.expert(0)[k].to(dtype), experts["task0"][k]) for k in base)
     rows, _ = evaluate(replace(suite, task_vectors=half), half.base)
     assert all(0 <= row.accuracy["expert"] <= 1 for row in rows)
+
+
+def test_splits_may_be_absent_and_then_cannot_be_asked_for():
+    task = toy.build().tasks[0]
+    bare = task.changed(train=None, calibration=None)
+    assert bare.splits == ("validation", "test")
+    assert bare.changed(name="b").splits == ("validation", "test")
+    for view in (bare, handed(bare, {"validation", "train"})):
+        with pytest.raises(InputError, match="split train of task 'task0'"):
+            _ = view.train
+    with pytest.raises(InputError, match="split test: expected a sample; got none"):
+        task.changed(test=None)
+    with pytest.raises(AttributeError):
+        _ = bare.nothing

@@ -17,6 +17,7 @@ from tests.merging.models.worlds import (
     clip_config,
     clip_processor,
     clip_tokenizer,
+    followed,
     pictures,
     save_clip,
 )
@@ -132,7 +133,7 @@ def test_a_projection_is_the_bases_or_merged(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype):
+def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype, monkeypatch):
     save_clip(tmp_path / "base", 0)
     save_clip(tmp_path / "expert", 1, "CLIPVisionModel")
     network = opened(tmp_path / "base")
@@ -148,6 +149,7 @@ def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype):
     scores = network.classifier(head)(merged, network.prepare(pictures()))
     if dtype == torch.float32:
         close(library_scores(model, pictures()), scores)
+        close(followed(network, tmp_path / "out", monkeypatch, "animals", images=pictures())["scores"], scores)
         assert torch.equal(load_file(tmp_path / "out/heads/animals.safetensors")["head"], head.weights["head"])
     else:
         assert torch.equal(model.vision_model.post_layernorm.weight, merged["vision_model.post_layernorm.weight"])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from bounds.autodiff import differentiable, vmap_or_loop
 from bounds.types import InputError
 from merging.models import open_network
-from tests.merging.models.worlds import PAIRS, TEXTS, WORDS, save_text, shaken, text_config, tokenizer
+from tests.merging.models.worlds import PAIRS, TEXTS, WORDS, followed, save_text, shaken, text_config, tokenizer
 
 KINDS = ("bert", "roberta", "distilbert", "gpt2")
 NAMES = ["negative", "neutral", "positive"]
@@ -111,7 +111,7 @@ def test_half_precision_is_widened_and_written(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, kind):
+def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, kind, monkeypatch):
     save_text(tmp_path / "base", kind, 0, "AutoModel")
     save_text(tmp_path / "one", kind, 1, AUTO, **THREE)
     save_text(tmp_path / "two", kind, 2, AUTO)
@@ -127,12 +127,13 @@ def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, kind):
         close(library_scores(tmp_path / "out" / task, TEXTS), scores)
         config: Any = transformers.AutoConfig.from_pretrained(tmp_path / "out" / task)
         assert tuple(config.id2label.values()) == head.class_names
+        close(followed(network, tmp_path / "out", monkeypatch, task, texts=TEXTS)["scores"], scores)
         other = {**merged, next(iter(merged)): torch.zeros_like(merged[next(iter(merged))])}
         assert not torch.allclose(network.classifier(head)(other, network.prepare(TEXTS)), scores, atol=1e-3)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_the_encoder_once_and_heads_beside_it(tmp_path):
+def test_the_encoder_once_and_heads_beside_it(tmp_path, monkeypatch):
     save_text(tmp_path / "base", "bert", 0, "AutoModel")
     save_text(tmp_path / "one", "bert", 1, AUTO, **THREE)
     network = opened(tmp_path / "base")
@@ -142,6 +143,8 @@ def test_the_encoder_once_and_heads_beside_it(tmp_path):
     original = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "one").bert.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in bare.state_dict().items())
     assert sorted(load_file(tmp_path / "out/heads/one.safetensors")) == ["classifier.bias", "classifier.weight"]
+    found = followed(network, tmp_path / "out", monkeypatch, "one", per_task=False, texts=TEXTS)
+    close(found["scores"], library_scores(tmp_path / "one", TEXTS))
     again = opened(tmp_path / "out")
     assert again.parameters.keys() == network.parameters.keys()
 

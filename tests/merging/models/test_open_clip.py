@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from bounds.autodiff import differentiable
 from bounds.types import InputError
 from merging.models import open_network
-from tests.merging.models.worlds import CLASSES, TEMPLATES, clip_config, pictures, save_clip, shaken
+from tests.merging.models.worlds import CLASSES, TEMPLATES, clip_config, followed, pictures, save_clip, shaken
 
 CONFIG = {
     "embed_dim": 12,
@@ -122,7 +122,7 @@ def test_every_derivative_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype):
+def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype, monkeypatch):
     made(tmp_path / "base", 0)
     made(tmp_path / "expert", 1)
     network = opened(tmp_path / "base")
@@ -136,6 +136,7 @@ def test_a_written_folder_is_loaded_with_equal_scores(tmp_path, dtype):
     found = library_scores(model.eval(), transform, pictures())
     if dtype == torch.float32:
         close(found, scores)
+        close(followed(network, tmp_path / "out", monkeypatch, "animals", images=pictures())["scores"], scores)
     assert torch.allclose(found, scores, atol=0.1)
     again = opened(tmp_path / "out")
     assert again.preparation == network.preparation

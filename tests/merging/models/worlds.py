@@ -47,7 +47,7 @@ def shaken(model, seed, amount=0.3):
             value.add_(amount * torch.randn(value.shape, generator=generator))
         for name, value in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                value.add_(torch.rand(value.shape, generator=generator))
+                value.add_(torch.rand(value.shape, generator=generator), alpha=0.1)
     return model.eval()
 
 
@@ -106,3 +106,10 @@ def pictures(count=5, seed=0) -> list[Any]:
     generator = np.random.default_rng(seed)
     sizes = [(20, 31), (16, 16), (40, 17), (9, 12), (33, 33)][:count]
     return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def followed(network, folder, monkeypatch, task, per_task=True, **known) -> dict[str, Any]:
+    """Run a model card's recipe in the folder that was written; return its names."""
+    monkeypatch.chdir(folder)
+    exec(network.recipe(task, per_task=per_task), known)
+    return known
