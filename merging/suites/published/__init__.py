@@ -12,13 +12,17 @@ from merging.suites.published.files import (
     model_folder,
     write_suite,
 )
-from merging.suites.published.table import NAMES, DataSet, PublishedSuite, find, is_published
+from merging.suites.published.numbers import FAMILY, NUMBERS
+from merging.suites.published.table import NAMES, SIZES, DataSet, PublishedSuite, find, is_published
 
 __all__ = [
     "DATA",
+    "FAMILY",
     "FOLDER_VARIABLE",
     "MARK",
     "NAMES",
+    "NUMBERS",
+    "SIZES",
     "WEIGHTS",
     "DataSet",
     "PublishedSuite",
