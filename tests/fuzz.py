@@ -147,7 +147,7 @@ def kinds(folder: Path) -> list[Kind]:
         Kind("cache, tensors", folder / "cache" / "piece-key.pt", lambda path: cache.load("piece", "key"), *archive),
         Kind("report", folder / "report.json", lambda path: to_plain(read_report(path)), *text),
         Kind("manifest", folder / "figures" / MANIFEST, lambda path: read_manifest(path.parent), *text),
-        Kind("measurement", folder / "average-key.json", lambda path: to_plain(compare._read(path, "key")), *text),
+        Kind("measurement", folder / "average-key.json", lambda path: to_plain(compare.read_kept(path, "key")), *text),
     ]
 
 
