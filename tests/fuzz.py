@@ -91,7 +91,7 @@ def kinds(folder: Path) -> list[Kind]:
     experts = {name: vectors.expert(index) for index, name in enumerate(vectors.names)}
     TaskVectors.from_experts(vectors.base, experts, Storage(file=folder / "tau.safetensors"), suite.sources)
     cache = Cache(folder / "cache")
-    sizes = Splits((TaskSizes("a", 3, {"train": 4}), TaskSizes("b", 2, {"test": 5})))
+    sizes = Splits((TaskSizes("a", 3, {"train": 4}, False), TaskSizes("b", 2, {"test": 5}, True)))
     cache.data(Splits, "splits", "key", lambda: sizes)
     cache.save("piece", "key", {"scores": torch.randn(4, 3).double(), "classes": 3, "rows": [torch.ones(2)]})
     subject = Subject("m", "out.pt", artifact)
@@ -147,7 +147,7 @@ def kinds(folder: Path) -> list[Kind]:
         Kind("cache, tensors", folder / "cache" / "piece-key.pt", lambda path: cache.load("piece", "key"), *archive),
         Kind("report", folder / "report.json", lambda path: to_plain(read_report(path)), *text),
         Kind("manifest", folder / "figures" / MANIFEST, lambda path: read_manifest(path.parent), *text),
-        Kind("measurement", folder / "average-key.json", lambda path: to_plain(compare._read(path, "key")), *text),
+        Kind("measurement", folder / "average-key.json", lambda path: to_plain(compare.read_kept(path, "key")), *text),
     ]
 
 

@@ -87,15 +87,26 @@ def test_a_model_kind_is_one_file(tmp_path):
     assert len(steps) == 1
     with_files(tmp_path, "merging", blocks(text))
     code = """
-import torch
-from merging.models.pooled_text import classifier
-embedding, head, tokens = torch.nn.Embedding(9, 4), torch.randn(3, 4), torch.randint(9, (5, 6))
-forward, theta = classifier(embedding, head)
-assert torch.allclose(forward(theta, tokens), embedding(tokens).mean(1) @ head.T)
-assert list(theta) == ["weight"]
+import numpy as np, torch
+from safetensors.torch import save_file
+from merging.models.pooled_text import Options, PooledText
+generator = np.random.default_rng(0)
+for name in ("base", "one", "two"):
+    save_file(PooledText(Options(tokens=9)).state_dict(), f"{name}.safetensors")
+np.savez("data.npz", x=generator.integers(0, 9, (60, 5)), y=generator.integers(0, 2, 60), class_names=["no", "yes"])
 """
     done = run_in(tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
+    tasks = "".join(f"  - {{name: {name}, expert: {name}.safetensors, data: data.npz}}\n" for name in ("one", "two"))
+    head = "model: {kind: pooled_text, base: base.safetensors, tokens: 9}\ncache: none\n"
+    splits = "splits: {calibration: 0.3, test: 0.5}\nseed: 0\nshared_examples: name\ntasks:\n"
+    (tmp_path / "mine.yaml").write_text(head + splits + tasks, encoding="utf-8")
+    done = run_in(tmp_path, "-m", "merging", "--suite", "mine.yaml", "--method", "average", "--out", "out.pt")
+    assert done.returncode == 0, done.stderr
+    assert "average on mine" in done.stdout
+    done = run_in(tmp_path, "-m", "diagnostics.export", "out.pt", "--to", "merged")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged" / "README.md").is_file()
 
 
 def test_the_places_of_a_term_exist_and_are_five():

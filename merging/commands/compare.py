@@ -94,7 +94,7 @@ def compare(command: Command) -> tuple[list[Measurement], Suite]:
     paths = [check_destination(folder / f"{s.method}-{key}.json") for s, key in zip(specs, keys, strict=True)]
     found = []
     for spec, key, path in track(list(zip(specs, keys, paths, strict=True)), f"merging {suite.name}"):
-        found.append(replace(_read(path, key) or _measure(spec, command, path, key), label=spec.label))
+        found.append(kept(path, key, spec, lambda spec=spec: measure_apart(spec, command.suite, command.threads)))
     done = sorted((m for m in found if not m.reason), key=lambda m: mean(m.accuracy), reverse=True)
     if not any(m.method in METHODS for m in done):
         refuse("methods", expected="one that runs on the suite", got=found[-1].reason, cure="choose other methods")
@@ -146,12 +146,21 @@ def _value(name: str, text: str, hint: Any) -> object:
     return text
 
 
-def _measure(spec: Spec, command: Command, path: Path, key: str) -> Measurement:
-    """Measure and keep the result; what could not run is not kept."""
-    measurement = measure_apart(spec, command.suite, command.threads)
-    if not measurement.reason:
-        _write(path, records.to_json(to_plain(Kept(KEPT, key, measurement))))
-    return measurement
+def kept(path: Path, key: str, spec: Spec, measure: Callable[[], Measurement]) -> Measurement:
+    """Return the measurement that a file keeps, else make it and keep it; what could not run is not kept.
+
+    Args:
+        path: the file.
+        key: :meth:`Spec.key`, of the method, its settings and the suite.
+        spec: the method.
+        measure: makes the measurement.
+    """
+    found = read_kept(path, key)
+    if found is None:
+        found = measure()
+        if not found.reason:
+            _write(path, records.to_json(to_plain(Kept(KEPT, key, found))))
+    return replace(found, label=spec.label)
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,7 @@ class Kept:
     measurement: Measurement
 
 
-def _read(path: Path, key: str) -> Measurement | None:
+def read_kept(path: Path, key: str) -> Measurement | None:
     """Return a kept measurement; one that is damaged, of another version or of another key is made again."""
     try:
         found = from_plain(Kept, records.read_json(path, KEPT, f"result {path}", ""))

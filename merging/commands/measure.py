@@ -23,7 +23,8 @@ from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.closed_form.scale import SEARCH_SECONDS
-from merging.methods import find, merge
+from merging.execution import Execution
+from merging.methods import METHODS, find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
 from merging.task import accuracy, cross_entropy, kl, score_task
@@ -90,17 +91,32 @@ class Measurement:
     reason: str = ""
 
 
-def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
-    """Load the suite in this process, merge, and score the test splits; a refusal becomes the ``reason``."""
+def measure(
+    spec: Spec, suite_name: str, threads: int, device: str = "cpu", checkpoint: Path | None = None
+) -> Measurement:
+    """Load the suite in this process, merge, and score the test splits; a refusal becomes the ``reason``.
+
+    Args:
+        spec: the method.
+        suite_name: what :func:`merging.suites.load` finds the suite by.
+        threads: of PyTorch.
+        device: where networks run.
+        checkpoint: file that keeps the progress of a learned method, which goes on from it; ``seconds`` and ``passes``
+            are then those of the last start.
+    """
     torch.set_num_threads(threads)
     suite = suites.load(suite_name)
     if spec.method in REFERENCES:
-        found = Measurement(label=spec.label, method=spec.method, settings={}, **_reference(suite, spec.method))
+        figures = _reference(suite, spec.method, device)
+        found = Measurement(label=spec.label, method=spec.method, settings={}, **figures)
         return replace(found, distance=0.0) if spec.method == "pretrained" else found
     before, count = peak_memory(), [0]
     tasks = [task.changed(forward=_counting(task.forward, count)) for task in suite.tasks]
     try:
-        artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, **spec.given)
+        execution = None
+        if METHODS[spec.method].executes:
+            execution = Execution(device=device, checkpoint=checkpoint, resume=checkpoint is not None)
+        artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, execution=execution, **spec.given)
     except InputError as error:
         return Measurement(label=spec.label, method=spec.method, settings=spec.settings, reason=str(error))
     memory, (search,) = peak_memory(), artifact.history.get(SEARCH_SECONDS, [None])
@@ -108,7 +124,7 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
         label=spec.label,
         method=spec.method,
         settings=spec.settings,
-        **_figures(suite, lambda _: artifact.merged, "merged"),
+        **_figures(suite, lambda _: artifact.merged, "merged", device),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds - (search or 0.0),
         search_seconds=search,
@@ -118,15 +134,17 @@ def measure(spec: Spec, suite_name: str, threads: int) -> Measurement:
     )
 
 
-def measure_apart(spec: Spec, suite_name: str, threads: int) -> Measurement:
-    """Measure in a fresh process, so that no other method's memory counts.
+def measure_apart(
+    spec: Spec, suite_name: str, threads: int, device: str = "cpu", checkpoint: Path | None = None
+) -> Measurement:
+    """Measure in a fresh process (see :func:`measure`), so that no other method's memory counts.
 
     Raises:
         InputError: the process was killed, as it is when memory runs out.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
-            return pool.submit(measure, spec, suite_name, threads).result()
+            return pool.submit(measure, spec, suite_name, threads, device, checkpoint).result()
         except BrokenProcessPool:
             cure = "free memory, or leave the method out"
             refuse(f"method {spec.label}", expected="a process that ends", got="one that was killed", cure=cure)
@@ -145,13 +163,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _reference(suite: Suite, name: str) -> dict[str, Any]:
-    return _figures(suite, lambda index: REFERENCES[name](suite, index), name)
+def _reference(suite: Suite, name: str, device: str) -> dict[str, Any]:
+    return _figures(suite, lambda index: REFERENCES[name](suite, index), name, device)
 
 
-def _figures(suite: Suite, weights: Callable[[int], Params], model: str) -> dict[str, Any]:
+def _figures(suite: Suite, weights: Callable[[int], Params], model: str, device: str) -> dict[str, Any]:
     figures: dict[str, Any] = {"accuracy": [], "cross_entropy": [], "kl": []}
-    for index, task in enumerate(suite.tasks):
+    for index, found in enumerate(suite.tasks):
+        task = found.changed(forward=_elsewhere(found.forward, device))
         labels = task.test.labels
         assert labels is not None
         scores = score_task(task, weights(index), task.test.inputs, "test", model)
@@ -160,6 +179,22 @@ def _figures(suite: Suite, weights: Callable[[int], Params], model: str) -> dict
         figures["cross_entropy"].append(cross_entropy(scores, labels))
         figures["kl"].append(kl(teacher, scores))
     return figures
+
+
+def _elsewhere(forward: Forward, device: str) -> Forward:
+    """Return ``forward`` run on a device, batch by batch, with scores that come back."""
+    if device == "cpu":
+        return forward
+    held: tuple[Params, Params] = ({}, {})
+
+    def run(params: Params, inputs: Inputs) -> torch.Tensor:
+        nonlocal held
+        if params is not held[0]:
+            held = params, {name: value.to(device) for name, value in params.items()}
+        moved = inputs.to(device) if isinstance(inputs, torch.Tensor) else {n: v.to(device) for n, v in inputs.items()}
+        return forward(held[1], moved).cpu()
+
+    return run
 
 
 def _counting(forward: Forward, count: list[int]) -> Forward:

@@ -18,7 +18,7 @@ import tyro
 from bounds.types import refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
-from merging.commands import compare, convert, listing
+from merging.commands import compare, convert, listing, reproduce
 from merging.commands import suite as suite_command
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.terminal import console, plain, run, track
@@ -83,6 +83,7 @@ SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "compare": compare.main,
     "suite": suite_command.main,
     "convert": convert.main,
+    "reproduce": reproduce.main,
 }
 
 

@@ -1,4 +1,4 @@
-"""``python -m merging suite init|check``: write a suite file, and probe one before any long run."""
+"""``python -m merging suite init|check|fetch``: write a suite file, probe a suite before long runs, fetch one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bounds.autodiff import check_params
 from bounds.scores import log_probabilities
 from bounds.types import Params, Sample, refuse
 from merging import suites
+from merging.commands.fetch import fetch
 from merging.commands.terminal import console, plain, run, track
 from merging.files import check_destination, encoded, write
 from merging.models import KINDS
@@ -47,15 +48,16 @@ class Check:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run ``suite init`` or ``suite check``; return the exit status."""
-    chosen = {"init": init, "check": check}
+    """Run ``suite init``, ``suite check`` or ``suite fetch``; return the exit status."""
+    chosen = {"init": init, "check": check, "fetch": fetch}
 
     def command() -> None:
         if arguments and arguments[0] in chosen:
             chosen[arguments[0]](arguments[1:])
         elif arguments and arguments[0] in ("-h", "--help"):
-            print("usage: python -m merging suite init|check [--help]\n\n  init   write a commented suite file")
+            print("usage: python -m merging suite init|check|fetch [--help]\n\n  init   write a commented suite file")
             print("  check  probe all that a suite names before any long run")
+            print("  fetch  list what a published suite would download from the hub, and download it")
             sys.exit(0)
         else:
             got = repr(arguments[0]) if arguments else "nothing"

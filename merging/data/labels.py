@@ -86,7 +86,7 @@ def _of_numbers(
             cure = UNLABELLED if value == -1 else "count classes from 0, and list every class in classes"
             _refuse(where(row), expected, value, cure)
     labels = torch.tensor(values, dtype=torch.int64)
-    if not names or not source.classes:
+    if not names or not source.classes or (source.renamed and len(names) == len(source.classes)):
         return labels, source.classes or (tuple(names) if names else None)
     if set(names) == set(source.classes):
         return torch.tensor([source.classes.index(name) for name in names], dtype=torch.int64)[labels], source.classes

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bounds.types import refuse
 from merging.data import hub
 from merging.data.columns import Columns, Format
-from merging.data.examples import Examples
+from merging.data.examples import Examples, Taken
 from merging.data.formats import FORMATS
 from merging.data.labels import class_numbers
 from merging.data.source import Source
@@ -95,16 +97,25 @@ def _examples(columns: Columns, source: Source) -> Examples:
     labels, names = None, source.classes or columns.names
     if columns.labels is not None:
         labels, names = class_numbers(columns.labels, source, columns.names, columns.where)
-    taken = {name: value for name, value in vars(source).items() if name not in ("path", "label", "classes")}
+    inputs = columns.inputs
+    if source.limit is not None and source.limit < len(inputs):
+        rows = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[: source.limit].sort().values
+        inputs, labels = Taken(inputs, rows.tolist()), None if labels is None else labels[rows]
     return Examples(
-        inputs=columns.inputs,
+        inputs=inputs,
         labels=labels,
         class_names=names,
         files=columns.files,
         root=columns.root,
-        selection=json.dumps(to_plain(taken), sort_keys=True),
+        selection=json.dumps(to_plain(_taken(source)), sort_keys=True),
         notes=columns.notes,
     )
+
+
+def _taken(source: Source) -> dict[str, Any]:
+    """Return what of a source says which inputs were taken."""
+    other = ("path", "label", "classes", "renamed", *(("limit",) if source.limit is None else ()))
+    return {name: value for name, value in vars(source).items() if name not in other}
 
 
 def _format(path: Path, source: Source) -> Format:

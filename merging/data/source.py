@@ -19,7 +19,8 @@ class Source:
     them, ``image`` a column of images (in csv and json: of file names, relative to the file); ``label`` a column of
     class numbers or class names, None where there are none. ``format`` names the format of ``path`` where its suffix
     does not. ``classes`` are the class names in the order of the labels: needed where labels are names whose order is
-    not the alphabet's; they name the classes where labels are numbers.
+    not the alphabet's; they name the classes where labels are numbers. ``renamed``: they do so by number alone,
+    whatever names the data brings for its numbers. ``limit`` takes at most so many rows, drawn by a fixed seed.
 
     Raises:
         InputError: contradictions.
@@ -34,6 +35,8 @@ class Source:
     label: str | None = LABEL
     format: str | None = None
     classes: tuple[str, ...] | None = None
+    renamed: bool = False
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "classes"):
@@ -51,6 +54,8 @@ class Source:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 cure = f"leave {name} out, or name the {needed}"
                 refuse(f"data {self.name}", expected=f"{name} beside {needed} only", got=getattr(self, name), cure=cure)
+        if self.limit is not None and self.limit < 1:
+            refuse(f"data {self.name}", expected="a limit of at least 1 row", got=self.limit, cure="raise it")
         self._check_columns()
         self._check_classes()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from bounds.types import refuse
-from merging.suites import from_file, from_function
+from merging.suites import from_file, from_function, published
 from merging.suites.base import Suite
 from merging.suites.from_modules import suite_from_modules
 from merging.task_vectors import Storage
@@ -26,8 +26,9 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
     """Load a suite; ``storage`` is the precision and place of its task vectors.
 
     Args:
-        name: a name of SUITES, the path of a suite file (.yaml, .yml; docs/own_experts.md), or
-            ``package.module:function``, a function that returns a :class:`Suite` and takes the storage or nothing.
+        name: a name of SUITES or of a published suite (clip-ta8, clip-ta8:ViT-L-14, after ``mergebound suite fetch``),
+            the path of a suite file (.yaml, .yml; docs/own_experts.md), or ``package.module:function``, a function that
+            returns a :class:`Suite` and takes the storage or nothing.
         storage: by default float32 or wider, in memory; of a suite file's experts nothing is kept in memory.
 
     Raises:
@@ -36,12 +37,15 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
     text, storage = str(name), storage or Storage()
     if text in SUITES:
         return SUITES[text](storage).found_by(text)
+    if published.is_published(text):
+        return published.load(text, storage).found_by(text)
     if from_file.is_suite_file(text):
         return from_file.load(Path(text), storage).found_by(str(Path(text).resolve()))
     if from_function.is_function(text):
         return from_function.load(text, storage).found_by(text)
     cure = "choose a name, write a file with mergebound suite init, or name a function of yours"
-    expected = f"{' or '.join(SUITES)}, a file .yaml, or package.module:function"
+    names = " or ".join((*SUITES, *published.NAMES))
+    expected = f"{names}, a file .yaml, or package.module:function"
     return refuse("suite", expected=expected, got=repr(text), cure=cure)
 
 

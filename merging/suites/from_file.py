@@ -55,8 +55,9 @@ def load(path: Path, storage: Storage) -> Suite:
             sources |= {**hashed(read, section.expert), **data.sources}
             templates = section.templates or read.file.templates or TEMPLATES
             head = network.head(expert, data.class_names, templates)
-            given = {split: data.samples.get(split) for split in SPLITS}
-            tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))  # pyright: ignore
+            given: dict[str, Any] = {split: data.samples.get(split) for split in SPLITS}
+            forward, learned = network.classifier(head), bool(expert.head)
+            tasks.append(Task(section.name, forward, head.class_names, **given, learned_head=learned))
             experts[section.name], heads[section.name] = expert.parameters, head
             notes[section.name] = "; ".join((*expert.notes, *data.notes))
     return Suite(
@@ -137,7 +138,7 @@ def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskD
     names: Sequence[str] | None = section.classes or expert.class_names
     for split, source in read.sources(index).items():
         examples = read_data(_with_classes(source, expert), read.folder)
-        found[str(source.path or source.dataset)] = examples.digest()
+        found[_named(source)] = examples.digest()
         names = names or examples.class_names
         notes += examples.notes
         for name, sample in _cut(read, section, split, examples, network).items():
@@ -149,6 +150,12 @@ def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskD
         cure = "write classes: [name, …] in the order of the labels"
         refuse("classes", expected="names of the classes", got="none from file, expert or data", cure=cure)
     return TaskData(samples, list(names), found, notes)
+
+
+def _named(source: Source) -> str:
+    """Name a data set among the sources: splits of a data set are files of their own."""
+    parts = [part for part in (source.config, source.split) if part] if source.dataset else []
+    return " ".join([str(source.path or source.dataset), *parts])
 
 
 def _with_classes(source: Source, expert: Expert) -> Source:

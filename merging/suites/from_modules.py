@@ -73,7 +73,9 @@ def suite_from_modules(
                 f"data of task {task!r}", expected="a split test", got=list(splits), cure="give it labelled examples"
             )
         names = (class_names or {}).get(task) or _numbers(forward, theta, splits["test"])
-        tasks.append(Task(task, forward, names, **{split: splits.get(split) for split in SPLITS}))  # pyright: ignore
+        tasks.append(
+            Task(task, forward, names, **{split: splits.get(split) for split in SPLITS}, learned_head=bool(head))
+        )  # pyright: ignore
     vectors = TaskVectors.from_experts(theta, weights, storage)
     return Suite(name, vectors, tasks, shared_examples=shared_examples)
 

@@ -11,8 +11,8 @@ from merging.data import Source
 from merging.data.labels import class_numbers
 
 
-def numbers(values, classes=None, names=None):
-    source = Source(path="a.csv", classes=classes)
+def numbers(values, classes=None, names=None, renamed=False):
+    source = Source(path="a.csv", classes=classes, renamed=renamed)
     labels, found = class_numbers(values, source, names, lambda row: f"data a.csv, line {row + 2}")
     assert labels.dtype == torch.int64
     return labels.tolist(), found
@@ -51,6 +51,14 @@ def test_the_users_classes_reorder_or_rename_those_of_the_data():
         numbers([0, 1, 1], ("negative", "good"), own)
     with pytest.raises(InputError, match="as many other names"):
         numbers([0, 1, 1], ("bad", "fair", "good"), own)
+
+
+def test_renamed_classes_keep_the_numbers_whatever_the_data_calls_them():
+    for names in (("negative", "positive"), ("positive", "negative")):
+        assert numbers([0, 1, 1], ("negative", "good"), names, renamed=True) == ([0, 1, 1], ("negative", "good"))
+    assert numbers([0, 1], ("b", "a"), ("a", "b"), renamed=True) == ([0, 1], ("b", "a"))
+    with pytest.raises(InputError, match="as many other names"):
+        numbers([0, 1], ("bad", "fair", "good"), ("bad", "good"), renamed=True)
 
 
 BAD = {

@@ -134,3 +134,18 @@ def test_a_package_that_is_not_installed_is_named(folder, monkeypatch, source, p
     (folder / "images" / "cat" / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match=f"expected the package {package}; got not installed; pip install"):
         read(source, folder)
+
+
+def test_a_limit_draws_rows_with_their_labels_and_is_part_of_the_key(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 7} for i in range(50)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, again, whole = (read(Source(path="a.jsonl", limit=limit), tmp_path) for limit in (12, 12, 99))
+    assert found.labels is not None
+    assert list(found.inputs) == list(again.inputs)
+    assert [int(text.split()[1]) % 7 for text in found.inputs] == found.labels.tolist()
+    assert len(set(found.inputs)) == len(found) == 12
+    assert list(found.inputs) != [f"text {i}" for i in range(12)], "files are often sorted by class"
+    assert list(whole.inputs) == [row["text"] for row in rows]
+    assert found.key() != read(Source(path="a.jsonl"), tmp_path).key()
+    with pytest.raises(InputError, match="expected a limit of at least 1 row; got 0"):
+        Source(path="a.jsonl", limit=0)
