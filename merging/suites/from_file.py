@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,14 +46,14 @@ def load(path: Path, storage: Storage) -> Suite:
     """
     read = read_file(path)
     network = base_of(read)
-    sources = {path.name: sha256(path), **hashed(read, read.model.base)}
+    sources = {path.name: sha256(path)}
     experts: dict[str, Params] = {}
     tasks, heads, notes, learned = [], {}, {}, set[str]()
     for index, section in enumerate(read.file.tasks):
         with told(read, ("tasks", index)):
             expert = network.expert(read.path(section.expert))
             data = task_data(read, index, network, expert)
-            sources |= {**hashed(read, section.expert), **data.sources}
+            sources |= data.sources
             templates = section.templates or read.file.templates or TEMPLATES
             head = network.head(expert, data.class_names, templates)
             given: dict[str, Any] = {split: data.samples.get(split) for split in SPLITS}
@@ -60,6 +61,7 @@ def load(path: Path, storage: Storage) -> Suite:
             learned |= {section.name} if expert.head else set()
             experts[section.name], heads[section.name] = expert.parameters, head
             notes[section.name] = "; ".join((*expert.notes, *data.notes))
+    sources |= hashed(read, [read.model.base, *(section.expert for section in read.file.tasks)])
     return Suite(
         read.file.name or path.stem,
         _vectors(network, experts, storage, sources),
@@ -101,14 +103,18 @@ def told(read: Read, place: Place) -> Iterator[None]:
         raise error if named else InputError(f"{read.document.where(place)}: {error}") from None
 
 
-def hashed(read: Read, text: str) -> dict[str, str]:
-    """Return file -> sha256 of all that is read of a model, by paths from the suite file's folder."""
-    path = read.path(text)
-    if not path.exists():
-        return {}
+def hashed(read: Read, models: Sequence[str]) -> dict[str, str]:
+    """Return file -> sha256 of all that is read of models, by paths from the suite file's folder; all cores hash."""
+    files = [file for text in models if (path := read.path(text)).exists() for file in _files(path)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(sha256, files)
+        return {os.path.relpath(file, read.folder): digest for file, digest in zip(files, digests, strict=True)}
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files that are read of a model: its weights, and what else of its folder says how to read them."""
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.suffix in READ)
-    shards = weight_files(path)
-    return {os.path.relpath(file, read.folder): sha256(file) for file in dict.fromkeys([*shards, *files])}
+    return list(dict.fromkeys([*weight_files(path), *files]))
 
 
 def _vectors(
