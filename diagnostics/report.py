@@ -24,7 +24,7 @@ from diagnostics.subject import Subject
 from diagnostics.work.identity import code_of
 from diagnostics.workspace import Workspace
 
-SCHEMA = "mergebound.report/4"
+SCHEMA = "mergebound.report/5"
 Merge = TypeVar("Merge")
 
 
@@ -55,11 +55,12 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """A task's classes and number of examples in each split."""
+    """A task's classes, number of examples in each split, and whether its frozen head was trained on S_t."""
 
     name: str
     classes: int
     sizes: Mapping[str, int]
+    learned_head: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
         merges=merges,
         comparison=compared,
         assumptions=(
-            *statements.common(settings),
+            *statements.common(settings, [task.name for task in sizes.tasks if task.learned_head] if sizes else ()),
             *(line for name, shown in parts.items() if shown for line in SECTIONS[name].assumptions(shown)),
         ),
         provenance=Provenance(
@@ -207,7 +208,7 @@ class Splits:
 def _sizes(workspace: Workspace) -> Splits:
     return Splits(
         tuple(
-            TaskSizes(name, t["classes"], t["sizes"])
+            TaskSizes(name, t["classes"], t["sizes"], t["learned_head"])
             for name, t in zip(workspace.names, workspace.facts(), strict=True)
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diagnostics.settings import ETA_GRID, GAMMA, SIGMA_GRID, Settings
@@ -16,11 +17,27 @@ class Assumption:
     how: str
 
 
-def common(settings: Settings) -> tuple[Assumption, ...]:
-    """Assumptions behind all numbers, the value used and how it was obtained."""
+def common(settings: Settings, learned_heads: Sequence[str] = ()) -> tuple[Assumption, ...]:
+    """Assumptions behind all numbers, the value used and how it was obtained.
+
+    Args:
+        settings: of the report.
+        learned_heads: tasks whose head was trained on S_t.
+    """
+    heads = Assumption(
+        "heads independent of every S_t",
+        f"not so for {', '.join(learned_heads)}",
+        "trained on S_t, they are no part of θ and cost nothing in (5), which assumes that they were given; held-out "
+        "certificates do not need this",
+    )
     return (
         Assumption("examples i.i.d. within a task", "train, validation and test", "assumed; splits are disjoint"),
-        Assumption("θ_0, heads, blocks, grids independent of every S_t", "absolute grids", "by construction"),
+        Assumption(
+            f"θ_0, {'' if learned_heads else 'heads, '}blocks, grids independent of every S_t",
+            "absolute grids",
+            "by construction",
+        ),
+        *((heads,) if learned_heads else ()),
         Assumption(
             "loss convex and γ-smooth in the scores", f"γ = {GAMMA:g}", "exact for cross-entropy, temperature 1"
         ),

@@ -91,7 +91,7 @@ def kinds(folder: Path) -> list[Kind]:
     experts = {name: vectors.expert(index) for index, name in enumerate(vectors.names)}
     TaskVectors.from_experts(vectors.base, experts, Storage(file=folder / "tau.safetensors"), suite.sources)
     cache = Cache(folder / "cache")
-    sizes = Splits((TaskSizes("a", 3, {"train": 4}), TaskSizes("b", 2, {"test": 5})))
+    sizes = Splits((TaskSizes("a", 3, {"train": 4}, False), TaskSizes("b", 2, {"test": 5}, True)))
     cache.data(Splits, "splits", "key", lambda: sizes)
     cache.save("piece", "key", {"scores": torch.randn(4, 3).double(), "classes": 3, "rows": [torch.ones(2)]})
     subject = Subject("m", "out.pt", artifact)

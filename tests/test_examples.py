@@ -24,3 +24,36 @@ def test_resnets_with_batch_normalisation(tmp_path):
     assert len(pairs) == 2
     assert all(own == reported for own, reported in pairs)
     assert shown.count("average, running statistics: ") == 4
+
+
+def agreeing(shown: str, who: str) -> int:
+    """Count the lines in which a library's scores of a model are ours; fail where they are not."""
+    found = re.findall(rf"{who}: ([\d.]+) % right, scores up to ([\d.e+-]+); here other by ([\d.e+-]+)", shown)
+    assert all(float(other) < 1e-5 * float(largest) for _, largest, other in found), found
+    return len(found)
+
+
+def test_lora_adapters_of_different_rank(tmp_path):
+    shown = run("lora_adapters.py", "--out", "made", "--steps", "5", folder=tmp_path)
+    assert agreeing(shown, "expert, by peft's merge_and_unload") == 3
+    assert agreeing(shown, "merge, loaded back by transformers") == 3
+    for task, rank in (("mood", 2), ("topic", 4), ("place", 8)):
+        assert f"task {task}: LoRA adapter, rank {rank}, on 10 modules" in shown
+    assert "(9), (12)" in shown, "certificates are in the report"
+
+
+def test_pickled_open_clip_modules(tmp_path):
+    shown = run("pickled_open_clip.py", "--out", "made", "--steps", "5", folder=tmp_path)
+    assert agreeing(shown, "expert, the pickled module itself") == 2
+    assert agreeing(shown, "merge, loaded back by open_clip") == 2
+    assert shown.count(".pt would have imported: __main__.ImageEncoder, open_clip.model.CLIP") == 2
+    assert "task kmnist: 44 names without the prefix 'model.'" in shown
+    assert (tmp_path / "made" / "merged" / "merging_weights.pt").is_file()
+
+
+def test_image_folders_by_a_suite_file(tmp_path):
+    shown = run("image_folders/run.py", "--out", "made", "--steps", "2", folder=tmp_path)
+    assert agreeing(shown, "expert, as torchvision has it") == 2
+    assert agreeing(shown, "merge, loaded back by torchvision") == 2
+    assert (tmp_path / "made" / "suite.yaml").read_text() == (ROOT / "examples/image_folders/suite.yaml").read_text()
+    assert "calibration 100" in shown, "half of the validation images"

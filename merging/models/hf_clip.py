@@ -14,8 +14,7 @@ from torch import Tensor
 from bounds.types import Params, refuse
 from merging.checkpoints import read_weights
 from merging.models.base import Export, Precision, TaskHead
-from merging.models.hf_files import read_config, save_pretrained
-from merging.models.images import Preprocessing, said_plainly
+from merging.models.hf_files import processing, read_config, save_pretrained
 from merging.models.libraries import library
 from merging.models.modules import Read
 from merging.models.tokens import Tokens, read_tokens
@@ -44,7 +43,7 @@ class ClipNetwork(ZeroShotNetwork):
         self.merged = options.projection == "merged"
         self.lent = frozenset({_PROJECTION} if self.merged else ())
         self.processor, missing = _processor(folder, self.config)
-        self.preprocessing = _preprocessing(self.processor)
+        self.preprocessing = processing(self.processor)
         tokens = read_tokens(folder)
         if tokens is None:
             cure = "copy the tokenizer's files of the base into it"
@@ -123,26 +122,3 @@ def _processor(folder: Path, config: Any) -> tuple[Any, tuple[str, ...]]:
     side = config.vision_config.image_size
     processor = kind(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return processor, (f"no preprocessor_config.json: images are prepared as CLIP's own, at {side} pixels",)
-
-
-def _preprocessing(processor: Any) -> Preprocessing:
-    """Return what an image processor does, without its last two steps."""
-    bytes_ = abs(255 * processor.rescale_factor - 1) < 1e-6
-    if not (
-        bytes_ and processor.do_rescale and processor.do_normalize and processor.do_center_crop and processor.do_resize
-    ):
-        cure = "prepare images yourself, as floats, or restore the base's preprocessor_config.json"
-        refuse("preprocessing", expected="resize, crop, rescale and normalise", got="not all of them", cure=cure)
-    crop = processor.crop_size
-    rules = {name: getattr(processor, name) for name in ("resample", "do_convert_rgb")}
-
-    def shape(image: Any) -> Tensor:
-        return processor([image], do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-    return Preprocessing(
-        size=(crop["height"], crop["width"]),
-        shape=shape,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        rules=said_plainly(kind=type(processor).__name__, size=dict(processor.size), crop=dict(crop), **rules),
-    )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bounds.types import Inputs, Params, leaves, refuse
 from merging.checkpoints import read_weights
 from merging.models.base import Expert, Export, Precision, TaskHead
-from merging.models.hf_files import read_config, save_pretrained
+from merging.models.hf_files import class_names, config_for, read_config, save_pretrained
 from merging.models.libraries import library
 from merging.models.modules import ModuleNetwork
 from merging.models.tokens import Tokens, read_tokens
@@ -67,7 +67,7 @@ class TextNetwork(ModuleNetwork):
             optional=frozenset(name for name in names if name.startswith(f"{start}pooler.")),
             dtype=options.dtype,
         )
-        self.base_classes = _class_names(self.config)
+        self.base_classes = class_names(self.config)
         self.takes_4d = self.config.model_type in _MASKED_IN_4D and hasattr(
             library("transformers.masking_utils"), "create_bidirectional_mask"
         )
@@ -91,7 +91,7 @@ class TextNetwork(ModuleNetwork):
         pad, own = getattr(config, "pad_token_id", None), self.module.config.pad_token_id
         if pad is not None and pad != own:
             notes.append(f"pads with token {pad}, the base with {own}, which is used")
-        names = _class_names(config) if config is not None else self.base_classes
+        names = class_names(config) if config is not None else self.base_classes
         names = names if names is not None and len(names) == self.classes(found.head) else None
         return replace(found, class_names=names, notes=tuple(notes))
 
@@ -122,7 +122,7 @@ class TextNetwork(ModuleNetwork):
     def save(self, params: Params, folder: Path, heads: Mapping[str, TaskHead], export: Export) -> None:
         """Write folders of save_pretrained, with the tokenizer; see :meth:`write`."""
         for task, head in heads.items() if export.per_task else ():
-            config = self._config_for(head)
+            config = config_for(self.config, head)
             self._save(_on_meta(config), inside(folder, task), self.state_of(params, head), export)
         if not export.per_task:
             start = f"{self.module.base_model_prefix}."
@@ -150,13 +150,6 @@ class TextNetwork(ModuleNetwork):
         save_pretrained(model, folder, state, export)
         if self.tokens is not None:
             self.tokens.tokenizer.save_pretrained(folder)
-
-    def _config_for(self, head: TaskHead) -> Any:
-        config = deepcopy(self.config)
-        config.num_labels = len(head.class_names)
-        config.id2label = dict(enumerate(head.class_names))
-        config.label2id = {name: index for index, name in enumerate(head.class_names)}
-        return config
 
     def _tokens(self) -> Tokens:
         if self.tokens is None:
@@ -227,12 +220,6 @@ def _build(config: Any) -> Any:
 def _on_meta(config: Any) -> Any:
     with torch.device("meta"):
         return library("transformers").AutoModelForSequenceClassification.from_config(deepcopy(config))
-
-
-def _class_names(config: Any) -> tuple[str, ...] | None:
-    """Return the names of classes, unless they are the library's LABEL_0, LABEL_1, ..."""
-    names = [str(config.id2label[index]) for index in sorted(config.id2label)] if config.id2label else []
-    return None if names == [f"LABEL_{i}" for i in range(len(names))] else tuple(names)
 
 
 def _differences(base: Any, expert: Any) -> list[str]:

@@ -47,7 +47,7 @@ def load(path: Path, storage: Storage) -> Suite:
     network = base_of(read)
     sources = {path.name: sha256(path), **hashed(read, read.model.base)}
     experts: dict[str, Params] = {}
-    tasks, heads, notes = [], {}, {}
+    tasks, heads, notes, learned = [], {}, {}, set[str]()
     for index, section in enumerate(read.file.tasks):
         with told(read, ("tasks", index)):
             expert = network.expert(read.path(section.expert))
@@ -55,8 +55,9 @@ def load(path: Path, storage: Storage) -> Suite:
             sources |= {**hashed(read, section.expert), **data.sources}
             templates = section.templates or read.file.templates or TEMPLATES
             head = network.head(expert, data.class_names, templates)
-            given = {split: data.samples.get(split) for split in SPLITS}
-            tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))  # pyright: ignore
+            given: dict[str, Any] = {split: data.samples.get(split) for split in SPLITS}
+            tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))
+            learned |= {section.name} if expert.head else set()
             experts[section.name], heads[section.name] = expert.parameters, head
             notes[section.name] = "; ".join((*expert.notes, *data.notes))
     return Suite(
@@ -67,6 +68,7 @@ def load(path: Path, storage: Storage) -> Suite:
         shared_examples=read.file.shared_examples,
         network=network,
         heads=heads,
+        learned_heads=frozenset(learned),
         notes={name: note for name, note in notes.items() if note},
     )
 

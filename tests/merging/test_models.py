@@ -9,7 +9,7 @@ from merging.models import KINDS, open_network
 
 
 def test_the_kinds_are_the_files_that_open_a_base():
-    assert sorted(KINDS) == ["hf_clip", "hf_text", "open_clip", "torch", "vision"]
+    assert sorted(KINDS) == ["hf_clip", "hf_image", "hf_text", "open_clip", "torch", "vision"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,5 +21,5 @@ def test_options_are_frozen_and_have_defaults_but_for_a_factory(kind):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(InputError, match="hf_clip or hf_text or open_clip"):
+    with pytest.raises(InputError, match="hf_clip or hf_image or hf_text or open_clip"):
         open_network("bert", "base")

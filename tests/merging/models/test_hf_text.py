@@ -182,6 +182,31 @@ def test_an_adapter_is_an_expert(tmp_path, kind, base_head):
     assert any("rank 3" in note for note in expert.notes)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_may_change_the_bases_head(tmp_path):
+    save_text(tmp_path / "base", "bert", 0, AUTO, **THREE)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base").eval()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["key", "classifier"]))
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            value.normal_(std=0.3) if "lora" in name else None
+    adapted.eval().save_pretrained(tmp_path / "adapter")
+    network = opened(tmp_path / "base")
+    expert, inputs = network.expert(tmp_path / "adapter"), network.prepare(TEXTS)
+    with torch.no_grad():
+        close(network.forward(expert, NAMES)(expert.parameters, inputs), adapted(**inputs).logits)
+    assert not torch.equal(expert.head["classifier.weight"], network.base_head["classifier.weight"])
+
+
+def test_long_texts_are_cut_to_the_length(tmp_path):
+    save_text(tmp_path / "base", "bert", 0, AUTO, **THREE)
+    network, text = opened(tmp_path / "base", max_length=6), "the film was very good and not bad"
+    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "base")
+    expected = tokens(text, truncation=True, max_length=6)["input_ids"]
+    assert network.prepare([text])["input_ids"].tolist() == [expected]
+    assert len(expected) == 6
+
+
 def test_tokenizers_that_differ_are_named(tmp_path):
     save_text(tmp_path / "base", "bert", 0, "AutoModel")
     words = [*WORDS[:-2], WORDS[-1], WORDS[-2]]

@@ -159,6 +159,11 @@ def test_an_architecture_by_name(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected QuickGELU"):
         opened(tmp_path / "openai-vit.safetensors", architecture="ViT-B-32")
     assert opened(tmp_path / "openai-vit.safetensors", architecture="ViT-B-32", pretrained="laion2b_e16").parameters
+    mine = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-32"], "tagged", mine)
+    shown = opened(tmp_path / "openai-vit.safetensors", architecture="ViT-B-32", pretrained="tagged").preprocessing
+    assert (tuple(shown.mean), tuple(shown.std)) == (mine["mean"], mine["std"])
+    assert "bilinear" in shown.rules
     with pytest.raises(InputError, match="a tag of ViT-B-32"):
         opened(tmp_path / "openai-vit.safetensors", architecture="ViT-B-32", pretrained="mine")
     with pytest.raises(InputError, match="one of open_clip's"):

@@ -173,6 +173,20 @@ def test_preprocessing_follows_the_options(tmp_path):
     assert network.preparation != opened(tmp_path / "base.pth", "torchvision:resnet18").preparation
 
 
+def test_what_timm_says_of_an_architecture_may_be_changed(tmp_path):
+    torch.save(made("timm", "resnet10t", 3, 0).state_dict(), tmp_path / "base.pth")
+    image = pictures()[2]
+    own, nearest = (opened(tmp_path / "base.pth", "timm:resnet10t", **o) for o in ({}, {"interpolation": "nearest"}))
+    config = {**timm_data().resolve_data_config({}, model=own.module), "interpolation": "nearest"}
+    expected = timm_data().create_transform(**config, is_training=False)(image)
+    found = nearest.preprocessing.normalised(nearest.prepare([image]), torch.float32)[0]
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.equal(own.prepare([image]), nearest.prepare([image]))
+    assert own.preparation != nearest.preparation
+    palette = image.convert("P")
+    assert torch.equal(own.prepare([palette]), own.prepare([palette.convert("RGB")]))
+
+
 def test_wrong_descriptions_are_refused(tmp_path):
     torch.save(made("torchvision", "resnet18", 3, 0).state_dict(), tmp_path / "base.pth")
     for architecture, message in [
