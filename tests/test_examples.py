@@ -76,7 +76,9 @@ def test_minilm_from_plain_transformers_and_back(tmp_path):
         "--report",
         "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2 --gram 1 --hessian 1",
     ]
-    shown = run("minilm.py", "--data", os.environ["MERGEBOUND_TEXTS"], "--out", "made", *few, *small, folder=tmp_path)
+    shown = run(
+        "minilm.py", "--data", os.environ["MERGEBOUND_TEXTS"], "--out", "made", *few, "--report", sizes, folder=tmp_path
+    )
     gaps = re.findall(r"(\w+): logits of the exported classifier differ by at most ([\d.e+-]+) from the merge's", shown)
     assert [task for task, _ in gaps] == ["sst2", "trec6", "subj"]
     assert all(float(gap) < 1e-5 for _, gap in gaps)
