@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from diagnostics import ablation, bound_report, export, sweep
-from merging.commands import convert, suite
+from merging.commands import convert, reproduce, suite
 from merging.commands.merge import main as merge
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
         bound_report.main,
         "report the bound of merges (python -m diagnostics.bound_report); report show FILE prints a report.json",
     ),
+    "reproduce": (reproduce.main, "published suites beside the published numbers (suite fetch gets them first)"),
     "export": (export.main, "write a merge as a folder that the model's own library loads, with a model card"),
     "sweep": (sweep.main, "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
     "ablation": (ablation.main, "what each part of SAMerging is worth, over seeds (python -m diagnostics.ablation)"),

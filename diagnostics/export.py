@@ -111,7 +111,7 @@ def export(
             recipe=network.recipe(next(iter(suite.heads)), per_task=per_task),
             precision=str(dtype).removeprefix("torch."),
             files=[file.relative_to(room).as_posix() for file in files],
-            base=network.source,
+            base=Path(network.source).name if Path(network.source).is_absolute() else network.source,
             notes=suite.notes,
         )
         write(room / CARD, lambda file: file.write(encoded(card)))

@@ -176,7 +176,7 @@ class Workspace:
             "test_labels": _labels(task.test),
             "validation_labels": _labels(task.validation) if "validation" in task.splits else None,
             "classes": len(task.class_names),
-            "learned_head": task.learned_head,
+            "learned_head": task.name in self.suite.learned_heads,
             "sizes": {split: len(getattr(task, split)) for split in task.splits},
         }
 

@@ -113,7 +113,7 @@ def main() -> None:
             rows = chosen_rows(given.data / f"{task}.jsonl.gz", out / "data" / f"{task}.jsonl", given.examples, seed)
             fine_tune(weights, rows, out / task, seed)
             print(f"{task}: fine-tuned on {given.examples} examples", flush=True)
-    parts = [f"model:\n  kind: hf_text\n  base: {weights}\n  max_length: {LENGTH}\n"]
+    parts = [f"name: minilm\nmodel:\n  kind: hf_text\n  base: {weights}\n  max_length: {LENGTH}\n"]
     parts += [f"splits:\n  test: {{calibration: {given.calibration}, validation: {given.validation}}}\n"]
     parts += ["data: {text: text, label: label}\nshared_examples: name\ncache: cache\ntasks:\n"]
     parts += [TASK.format(name=task) for task in given.tasks]

@@ -27,8 +27,7 @@ class Task:
     ``train`` is S_t, the sample the expert was fine-tuned on; ``calibration`` has no labels; ``validation`` chooses,
     ``test`` reports. All but ``test`` may be None: whatever asks for such a split is refused, and ``splits`` names
     those that are there. Splits are disjoint (a suite checks it). Labels of any kind of integer become int64 [N];
-    inputs in half precision become float32, like every weight that a merge computes with. ``learned_head`` says that
-    the head inside ``forward`` was trained on S_t: (5) assumes that it was not, and the report says where it was.
+    inputs in half precision become float32, like every weight that a merge computes with.
 
     Raises:
         InputError: fewer than two classes (a task of one class is always right), class names that are not distinct, an
@@ -42,7 +41,6 @@ class Task:
     calibration: Sample
     validation: Sample
     test: Sample
-    learned_head: bool = False
 
     def __post_init__(self) -> None:
         names = list(self.class_names)
@@ -79,8 +77,7 @@ class Task:
 
     def changed(self, **fields: Any) -> Task:
         """Return the task with other values of some fields, as ``dataclasses.replace`` where no split is absent."""
-        whole: dict[str, Any] = {"name": self.name, "forward": self.forward, "class_names": self.class_names}
-        whole["learned_head"] = self.learned_head
+        whole = {"name": self.name, "forward": self.forward, "class_names": self.class_names}
         return Task(**{**whole, **{split: vars(self).get(split) for split in SPLITS}, **fields})
 
     def _checked(self, split: Split, sample: Sample) -> Sample:

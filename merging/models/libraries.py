@@ -20,17 +20,3 @@ def library(name: str) -> Any:
             return import_module(name)
     except ImportError as error:
         refuse(f"library {name}", expected="to be installed", got=error, cure="pip install 'mergebound[hub]'")
-
-
-def attribute(path: str, what: str) -> Any:
-    """Import ``package.module:name``.
-
-    Raises:
-        InputError: there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        cure = "name a function that can be imported from here"
-        refuse(f"{what} {path}", expected="package.module:name", got=error, cure=cure)

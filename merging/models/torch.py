@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from bounds.types import Inputs, Params, refuse
 from merging.checkpoints import read_weights
 from merging.models.base import Export, Precision, TaskHead
-from merging.models.libraries import attribute
 from merging.models.modules import ModuleNetwork, save_states
+from merging.named import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,9 @@ class TorchNetwork(ModuleNetwork):
 
     def __init__(self, base: str | Path, options: Options) -> None:
         self.options = options
-        self.applied = attribute(options.apply, "apply") if options.apply else None
-        self.prepared = attribute(options.prepare, "prepare") if options.prepare else _stacked
-        module = attribute(options.factory, "factory")()
+        self.applied = find(options.apply, "apply") if options.apply else None
+        self.prepared = find(options.prepare, "prepare") if options.prepare else _stacked
+        module = find(options.factory, "factory")()
         if not isinstance(module, nn.Module):
             got, cure = type(module).__name__, "return the network"
             refuse(f"factory {options.factory}", expected="a function that returns an nn.Module", got=got, cure=cure)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from bounds.types import refuse
+from merging.named import is_named
 from merging.suites import from_file, from_function, published
 from merging.suites.base import Suite
 from merging.suites.from_modules import suite_from_modules
@@ -41,7 +42,7 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
         return published.load(text, storage).found_by(text)
     if from_file.is_suite_file(text):
         return from_file.load(Path(text), storage).found_by(str(Path(text).resolve()))
-    if from_function.is_function(text):
+    if is_named(text):
         return from_function.load(text, storage).found_by(text)
     cure = "choose a name, write a file with mergebound suite init, or name a function of yours"
     names = " or ".join((*SUITES, *published.NAMES))
@@ -51,7 +52,7 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
 
 def made_of_files(origin: str) -> bool:
     """Whether a suite found by ``origin`` is made of nothing but the files whose sha256 it lists, as far as it is."""
-    return not from_function.is_function(origin)
+    return not is_named(origin)
 
 
 __all__ = ["SUITES", "Suite", "load", "made_of_files", "suite_from_modules"]

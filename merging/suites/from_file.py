@@ -19,6 +19,7 @@ from merging.checkpoints import sha256, weight_files
 from merging.data import Examples, Source, groups, prepared, shares
 from merging.data import read as read_data
 from merging.models import Expert, Network, open_network
+from merging.named import is_named
 from merging.suites.base import Suite
 from merging.suites.suite_file import Read, TaskSection
 from merging.suites.suite_file import read as read_file
@@ -46,9 +47,9 @@ def load(path: Path, storage: Storage) -> Suite:
     """
     read = read_file(path)
     network = base_of(read)
-    sources = {path.name: sha256(path)}
+    sources = {"suite file": sha256(path)}
     experts: dict[str, Params] = {}
-    tasks, heads, notes = [], {}, {}
+    tasks, heads, notes, learned = [], {}, {}, set[str]()
     for index, section in enumerate(read.file.tasks):
         with told(read, ("tasks", index)):
             expert = network.expert(read.path(section.expert))
@@ -57,11 +58,12 @@ def load(path: Path, storage: Storage) -> Suite:
             templates = section.templates or read.file.templates or TEMPLATES
             head = network.head(expert, data.class_names, templates)
             given: dict[str, Any] = {split: data.samples.get(split) for split in SPLITS}
-            forward, learned = network.classifier(head), bool(expert.head)
-            tasks.append(Task(section.name, forward, head.class_names, **given, learned_head=learned))
+            tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))
+            learned |= {section.name} if expert.head else set()
             experts[section.name], heads[section.name] = expert.parameters, head
             notes[section.name] = "; ".join((*expert.notes, *data.notes))
-    sources |= hashed(read, [read.model.base, *(section.expert for section in read.file.tasks)])
+    models = {"base": read.model.base, **{f"{section.name}/expert": section.expert for section in read.file.tasks}}
+    sources |= {**hashed(read, models), **_code(read)}
     return Suite(
         read.file.name or path.stem,
         _vectors(network, experts, storage, sources),
@@ -70,6 +72,7 @@ def load(path: Path, storage: Storage) -> Suite:
         shared_examples=read.file.shared_examples,
         network=network,
         heads=heads,
+        learned_heads=frozenset(learned),
         notes={name: note for name, note in notes.items() if note},
     )
 
@@ -102,12 +105,21 @@ def told(read: Read, place: Place) -> Iterator[None]:
         raise error if named else InputError(f"{read.document.where(place)}: {error}") from None
 
 
-def hashed(read: Read, models: Sequence[str]) -> dict[str, str]:
-    """Return file -> sha256 of all that is read of models, by paths from the suite file's folder; all cores hash."""
-    files = [file for text in models if (path := read.path(text)).exists() for file in _files(path)]
+def hashed(read: Read, models: Mapping[str, str]) -> dict[str, str]:
+    """Return ROLE/FILE -> sha256 of all that is read of models (role -> path); where they lie does not matter.
+
+    All cores hash: it is most of the time that a suite of large models takes to load.
+    """
+    paths = {role: path for role, text in models.items() if (path := read.path(text)).exists()}
+    files = {f"{role}/{file.name}": file for role, path in paths.items() for file in _files(path)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(sha256, files)
-        return {os.path.relpath(file, read.folder): digest for file, digest in zip(files, digests, strict=True)}
+        return dict(zip(files, pool.map(sha256, files.values()), strict=True))
+
+
+def _code(read: Read) -> dict[str, str]:
+    """Name functions of the user's that make the network: they have no sha256, so the suite is known by its content."""
+    found = (value for value in read.model.options.values() if isinstance(value, str) and is_named(value))
+    return {f"base/{value}": "code" for value in found if read.model.kind == "torch"}
 
 
 def _files(path: Path) -> list[Path]:
@@ -144,7 +156,7 @@ def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskD
     names: Sequence[str] | None = section.classes or expert.class_names
     for split, source in read.sources(index).items():
         examples = read_data(_with_classes(source, expert), read.folder)
-        found[_named(source)] = examples.digest()
+        found[f"{section.name}/data/{_named(source)}"] = examples.digest()
         names = names or examples.class_names
         notes += examples.notes
         for name, sample in _cut(read, section, split, examples, network).items():
@@ -161,7 +173,7 @@ def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskD
 def _named(source: Source) -> str:
     """Name a data set among the sources: splits of a data set are files of their own."""
     parts = [part for part in (source.config, source.split) if part] if source.dataset else []
-    return " ".join([str(source.path or source.dataset), *parts])
+    return " ".join([Path(source.path).name if source.path else str(source.dataset), *parts])
 
 
 def _with_classes(source: Source, expert: Expert) -> Source:

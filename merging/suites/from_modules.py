@@ -58,7 +58,7 @@ def suite_from_modules(
     if sorted(experts) != sorted(data):
         refuse("data", expected=f"the experts' tasks {sorted(experts)}", got=sorted(data), cure="give each expert data")
     patterns = (heads,) if isinstance(heads, str) else tuple(heads)
-    run, tasks, weights = apply or _scores, [], {}
+    run, tasks, weights, learned = apply or _scores, [], {}, set[str]()
     theta = {key: value for key, value in entries(base).items() if not _matches(key, patterns)}
     for task, expert in experts.items():
         whole = entries(expert)
@@ -73,11 +73,11 @@ def suite_from_modules(
                 f"data of task {task!r}", expected="a split test", got=list(splits), cure="give it labelled examples"
             )
         names = (class_names or {}).get(task) or _numbers(forward, theta, splits["test"])
-        tasks.append(
-            Task(task, forward, names, **{split: splits.get(split) for split in SPLITS}, learned_head=bool(head))
-        )  # pyright: ignore
+        given: dict[str, Any] = {split: splits.get(split) for split in SPLITS}
+        tasks.append(Task(task, forward, names, **given))
+        learned |= {task} if head else set()
     vectors = TaskVectors.from_experts(theta, weights, storage)
-    return Suite(name, vectors, tasks, shared_examples=shared_examples)
+    return Suite(name, vectors, tasks, shared_examples=shared_examples, learned_heads=frozenset(learned))
 
 
 def with_head(module: nn.Module, head: Params, apply: Apply) -> Forward:

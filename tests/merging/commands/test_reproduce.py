@@ -155,14 +155,14 @@ def test_a_suite_of_texts(runs, tmp_path):
 
 def test_the_plan_of_the_paper():
     rows = {
-        (row.part, row.label): row for row in plan(Command(suite="ta8", examples=(16, 160, 1600), ablate=True), TA8)
+        (row.part, row.label): row for row in plan(Command(suite="ta8", examples=(4, 16, 160, 1600), ablate=True), TA8)
     }
     paper = rows["beside", "samerging"].specs[0].settings
     assert (paper["steps"], paper["batch"], paper["cached"], paper["examples"]) == (1000, 16, 100, None)
     assert paper["batch"] * paper["cached"] == published.SIZES.calibration == 1600
     assert rows["examples", "1600 examples"].specs == rows["beside", "samerging"].specs
-    shapes = [rows["examples", f"{k} examples"].specs[0].settings for k in (16, 160)]
-    assert [(s["examples"], s["batch"], s["cached"]) for s in shapes] == [(16, 16, 1), (160, 16, 10)]
+    shapes = [rows["examples", f"{k} examples"].specs[0].settings for k in (4, 16, 160)]
+    assert [(s["examples"], s["batch"], s["cached"]) for s in shapes] == [(4, 4, 1), (16, 16, 1), (160, 16, 10)]
     assert rows["ablation", "kl, SAM"].specs == rows["beside", "samerging"].specs
     assert rows["ablation", "entropy, no SAM"].specs[0].settings["objective"] == "entropy"
     every = plan(Command(suite="ta8", methods=tuple(reproduce.BESIDE)), TA8)

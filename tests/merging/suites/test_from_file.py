@@ -97,8 +97,9 @@ def test_tasks_splits_classes_and_scores(folder):
     texts = [line.rsplit(",", 1)[0] for line in (folder / "size_test.csv").read_text().splitlines()[1:]]
     ours = score_task(size, suite.task_vectors.expert(1), size.test.inputs, "test", "expert")
     torch.testing.assert_close(ours, own_scores(folder / "size", texts), rtol=1e-5, atol=1e-5)
-    assert set(suite.sources) >= {"suite.yaml", "base/model.safetensors", "base/config.json", "mood/model.safetensors"}
-    assert set(suite.sources) >= {"mood.jsonl.gz", "size_train.csv", "size_test.csv", "base/tokenizer.json"}
+    models = {"base/model.safetensors", "base/config.json", "base/tokenizer.json", "mood/expert/model.safetensors"}
+    data = {"mood/data/mood.jsonl.gz", "size/data/size_train.csv", "size/data/size_test.csv"}
+    assert set(suite.sources) >= {"suite file", *models, *data}
     assert all(len(value) == 64 for value in suite.sources.values())
 
 
@@ -140,8 +141,12 @@ def test_a_suite_that_moved_is_named_and_one_that_changed_is_refused(folder, tmp
     try:
         assert bound_report.main(["--merged", "out.pt", "--sections", "accuracy"]) == 2
         assert "got nothing there; say where it is now with --suite" in capsys.readouterr().err
-        assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--sections", "accuracy"]) == 2
+        sections = ["--sections", "accuracy", "--workers", "1"]
+        assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--out", "a", *sections]) == 0
+        moved.write_text(SUITE + "seed: 1\n")
+        assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--out", "b", *sections]) == 2
         assert "artifact's sources: expected the files of the suite, by sha256" in capsys.readouterr().err
+        moved.write_text(SUITE)
     finally:
         moved.rename(folder / "suite.yaml")
     assert bound_report.main(["--merged", "out.pt", "--sections", "accuracy", "--workers", "1"]) == 0
