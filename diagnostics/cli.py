@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]][0](arguments[1:])
     usage = "usage: mergebound COMMAND [--help]\n" + "\n".join(
-        f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()
+        f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()
     )
     if arguments and arguments[0] in ("-h", "--help"):
         print(usage)

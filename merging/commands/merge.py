@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,7 @@ class Command:
     """Named settings of the method; options given explicitly override them. samerging: released (the published code,
     whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
     suite: str = "mini8"
-    """Where experts and tasks come from: mini8 (shipped), toy, a suite file .yaml, or package.module:function."""
+    """Experts and tasks: mini8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     out: Path = Path("out.pt")
     """The artifact to write."""
     threads: int = 1
@@ -78,6 +79,7 @@ class Learning(Command):
     """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
 
 
+_DESCRIPTION = cleandoc(Command.__doc__ or "")
 SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "list": listing.main,
     "compare": compare.main,
@@ -153,9 +155,9 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
                 ("settings", Annotated[settings, tyro.conf.arg(name="")], field(default=settings(**preset.settings))),
             ],
         )
-        parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=Command.__doc__)
+        parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=_DESCRIPTION)
         return parsed.command, asdict(parsed.settings)
-    return tyro.cli(kind, args=arguments, prog="python -m merging", description=Command.__doc__), {}
+    return tyro.cli(kind, args=arguments, prog="python -m merging", description=_DESCRIPTION), {}
 
 
 def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
