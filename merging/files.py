@@ -157,6 +157,7 @@ def replacing_folder(path: str | Path, what: str = "output folder") -> Iterator[
         with _locked(temporary):
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
+                file.chmod(0o666 & ~_umask())  # some libraries write for the owner alone
                 with open(file, "rb") as written:
                     os.fsync(written.fileno())
             os.replace(temporary, target)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bounds.types import Params, refuse
 from merging.checkpoints import read_weights
 from merging.models.base import Export, Precision, TaskHead
-from merging.models.hf_files import processing, read_config, save_pretrained
+from merging.models.hf_files import processing, read_config, save_pretrained, without_first_weights
 from merging.models.libraries import library
 from merging.models.modules import Read
 from merging.models.tokens import Tokens, read_tokens
@@ -49,8 +49,10 @@ class ClipNetwork(ZeroShotNetwork):
             cure = "copy the tokenizer's files of the base into it"
             refuse(f"base {folder}", expected="a tokenizer, for class names", got="none", cure=cure)
         self.tokens: Tokens = tokens
+        with without_first_weights():
+            module = transformers.CLIPModel(deepcopy(self.config))
         super().__init__(
-            transformers.CLIPModel(deepcopy(self.config)),
+            module,
             read_weights(folder),
             f"base {folder}",
             head=(),

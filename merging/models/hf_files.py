@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def save_pretrained(model: Any, folder: Path, state: Mapping[str, Tensor], expor
     tensors = converted(state, export.dtype)
     with quiet():
         model.to(export.dtype).save_pretrained(folder, state_dict=tensors, max_shard_size=export.shard_size)
+
+
+@contextmanager
+def without_first_weights() -> Iterator[None]:
+    """Leave weights of models that are built inside as memory has them: for models that files then fill whole."""
+    newer = find_spec("transformers.initialization") is not None  # transformers 5
+    with library("transformers.initialization" if newer else "transformers.modeling_utils").no_init_weights():
+        yield
 
 
 @contextmanager

@@ -254,3 +254,14 @@ def test_folders_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path):
         (tmp_path / "out" / "file").unlink()
         (living / "file").write_bytes(b"first")
     assert (tmp_path / "out" / "file").read_bytes() == b"first"
+
+
+def test_files_of_a_folder_are_for_whom_the_umask_says(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with replacing_folder(tmp_path / "out") as folder:
+            (folder / "a").mkdir()
+            (folder / "a" / "weights").touch(0o600)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "out" / "a" / "weights").stat().st_mode & 0o777 == 0o640
