@@ -16,7 +16,6 @@ from rich.table import Table
 
 from bounds.types import InputError, refuse
 from merging import records, suites
-from merging.commands.compare_figure import draw
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
 from merging.commands.terminal import console, plain, run, track
@@ -195,6 +194,8 @@ def _write_all(rows: Sequence[Measurement], suite: Suite, out: Path) -> None:
     table = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
     reasons = "".join(f"\n- `{row.label}` did not run: {row.reason}" for row in rows if row.reason)
     _write(out / "compare.md", f"{table}\n\nSuite {suite.name}; {UNITS}.\n{reasons}\n")
+    from merging.commands.compare_figure import draw  # matplotlib takes a third of a second to import
+
     for suffix, image in draw([row for row in rows if not row.reason], suite.name).items():
         _write(out / f"compare.{suffix}", image)
 

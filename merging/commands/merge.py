@@ -61,6 +61,8 @@ class Command:
     running_statistics: Statistics = "average"
     """Of normalisation layers that keep them: the experts' mean, the base model's, estimated again on the calibration
     splits (REPAIR), or merged by the method like weights."""
+    table: bool = True
+    """Score the test splits of the pretrained model, the experts and the merge at the end, and print the table."""
     mapped: Path | None = None
     """Write the task vectors to this file once and map it, instead of holding them in memory."""
 
@@ -132,7 +134,7 @@ def _main(arguments: Sequence[str]) -> None:
         save(artifact, command.out)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-        _print_table(suite, artifact, command)
+        _tell(suite, artifact, command)
 
 
 def _storage(command: Command) -> Storage:
@@ -160,10 +162,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     return tyro.cli(kind, args=arguments, prog="python -m merging", description=_DESCRIPTION), {}
 
 
-def _print_table(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
-    rows, _ = evaluate(suite, artifact.merged, track)
+def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
     output = console()
-    output.print(accuracy_table(rows, f"{artifact.method} on {suite.name}"))
+    if command.table:
+        output.print(accuracy_table(evaluate(suite, artifact.merged, track)[0], f"{artifact.method} on {suite.name}"))
     for name, said in suite.notes.items():
         output.print(plain(f"task {name}: {said}"), soft_wrap=True)
     note = presets.find(command.method, command.preset).note

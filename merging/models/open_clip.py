@@ -19,6 +19,7 @@ from bounds.types import Forward, Inputs, Params, refuse
 from merging.checkpoints import hf_clip_to_open_clip, is_hf_clip, read_weights
 from merging.models.base import Export, Precision, TaskHead
 from merging.models.images import Preprocessing, before_floats, said_plainly
+from merging.models.libraries import without_log
 from merging.models.modules import Read
 from merging.models.writing import converted, save_heads
 from merging.models.zero_shot import ZeroShotNetwork, text_head
@@ -101,8 +102,9 @@ class OpenClipNetwork(ZeroShotNetwork):
         open_clip = import_open_clip()
         self.model_config, shown = _configs(base, options)
         name = f"local-dir:{base}" if base.is_dir() and not options.architecture else options.architecture
-        with without_jit_warning():
-            module = open_clip.create_model(name, load_weights=False, pretrained_text=False, force_preprocess_cfg=shown)
+        said = {"load_weights": False, "pretrained_text": False, "force_preprocess_cfg": shown}
+        with without_jit_warning(), without_log("No pretrained weights loaded"):  # they are, below
+            module = open_clip.create_model(name, **said)
             self.tokenizer = open_clip.get_tokenizer(name)
         self.quick_gelu = any(type(part).__name__ == "QuickGELU" for part in module.visual.modules())
         super().__init__(
