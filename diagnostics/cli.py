@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
-from diagnostics import ablation, bound_report, export, sweep
-from merging.commands import convert, reproduce, suite
-from merging.commands.merge import main as merge
-
-COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "merge": (merge, "merge the experts of a suite (python -m merging)"),
-    "suite": (suite.main, "write or probe a suite file of your own experts (suite init, suite check)"),
-    "convert": (convert.main, "turn a pickled or sharded checkpoint into safetensors, running nothing of it"),
+_MODULES: Mapping[str, tuple[str, str]] = {
+    "merge": ("merging.commands.merge", "merge the experts of a suite (python -m merging)"),
+    "suite": (
+        "merging.commands.suite",
+        "write or probe a suite file of your own experts, fetch a published one (suite init, check, fetch)",
+    ),
+    "convert": (
+        "merging.commands.convert",
+        "turn a pickled or sharded checkpoint into safetensors, running nothing of it",
+    ),
     "report": (
-        bound_report.main,
+        "diagnostics.bound_report",
         "report the bound of merges (python -m diagnostics.bound_report); report show FILE prints a report.json",
     ),
-    "reproduce": (reproduce.main, "published suites beside the published numbers (suite fetch gets them first)"),
-    "export": (export.main, "write a merge as a folder that the model's own library loads, with a model card"),
-    "sweep": (sweep.main, "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
-    "ablation": (ablation.main, "what each part of SAMerging is worth, over seeds (python -m diagnostics.ablation)"),
+    "export": ("diagnostics.export", "write a merge as a folder that the model's own library loads, with a model card"),
+    "reproduce": (
+        "merging.commands.reproduce",
+        "published suites beside the published numbers (suite fetch gets them first)",
+    ),
+    "sweep": ("diagnostics.sweep", "sweep the distance from the pretrained weights (python -m diagnostics.sweep)"),
+    "ablation": (
+        "diagnostics.ablation",
+        "what each part of SAMerging is worth, over seeds (python -m diagnostics.ablation)",
+    ),
+}
+
+
+def _command(module: str) -> Callable[[Sequence[str]], int]:
+    """Return a command whose module is imported when it is called: no command waits for the others' libraries."""
+    return lambda arguments: import_module(module).main(arguments)
+
+
+COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    name: (_command(module), text) for name, (module, text) in _MODULES.items()
 }
 
 

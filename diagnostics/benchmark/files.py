@@ -169,7 +169,19 @@ def _ways(
     """Return way -> step -> command; a command's last argument but the experts' names is where it exports to."""
     suite, out = str(place / "suite.yaml"), str(place / "out.pt")
     ours = [sys.executable, "-m", "diagnostics.cli"]
-    merge = [*ours, "merge", "--method", "average", "--suite", suite, "--out", out, "--threads", str(threads)]
+    merge = [
+        *ours,
+        "merge",
+        "--method",
+        "average",
+        "--suite",
+        suite,
+        "--out",
+        out,
+        "--no-table",
+        "--threads",
+        str(threads),
+    ]
     ways = {"mergebound": {"merge": merge, "export": [*ours, "export", out, "--to", str(place / "mergebound")]}}
     if mergekit is not None:
         models = [{"model": str(place / name), "parameters": {"weight": 1.0}} for name in _names(tasks)]
