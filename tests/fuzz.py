@@ -56,7 +56,7 @@ SMALL = {
     "hessian": 1,
     "gibbs_draws": 1,
 }
-FREE = ("settings", "method_settings", "merge", "value")
+FREE = ("selection", "settings", "method_settings", "merge", "value")
 """Parts of a record that may hold any plain value: there another type is another valid file, once it is sealed."""
 
 
