@@ -156,7 +156,7 @@ def task_data(read: Read, index: int, network: Network, expert: Expert) -> TaskD
     names: Sequence[str] | None = section.classes or expert.class_names
     for split, source in read.sources(index).items():
         examples = read_data(_with_classes(source, expert), read.folder)
-        found[f"{section.name}/data/{_named(source)}"] = examples.digest()
+        found[f"{section.name}/data/{split or 'all'}/{_named(source)}"] = examples.digest()
         names = names or examples.class_names
         notes += examples.notes
         for name, sample in _cut(read, section, split, examples, network).items():

@@ -125,12 +125,12 @@ def test_arrays_are_stacked():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factory": "nothing"}, "package.module:name"),
+        ({"factory": "nothing"}, "expected (a function nothing in it|package.module:function)"),
         ({"factory": "text"}, "returns an nn.Module"),
         ({"head": ["fc.*"]}, "names of parameters"),
         ({"head": ["first.weight"]}, "all merged or all frozen"),
         ({"head": ["norm.*"]}, "no running statistics in a head"),
-        ({"apply": "here"}, "package.module:name"),
+        ({"apply": "here"}, "expected (a function nothing in it|package.module:function)"),
     ],
 )
 def test_wrong_descriptions_are_refused(options, message):

@@ -98,7 +98,7 @@ def test_tasks_splits_classes_and_scores(folder):
     ours = score_task(size, suite.task_vectors.expert(1), size.test.inputs, "test", "expert")
     torch.testing.assert_close(ours, own_scores(folder / "size", texts), rtol=1e-5, atol=1e-5)
     models = {"base/model.safetensors", "base/config.json", "base/tokenizer.json", "mood/expert/model.safetensors"}
-    data = {"mood/data/mood.jsonl.gz", "size/data/size_train.csv", "size/data/size_test.csv"}
+    data = {"mood/data/all/mood.jsonl.gz", "size/data/train/size_train.csv", "size/data/test/size_test.csv"}
     assert set(suite.sources) >= {"suite file", *models, *data}
     assert all(len(value) == 64 for value in suite.sources.values())
 

@@ -54,8 +54,9 @@ def test_a_suite_of_clips_scores_as_its_library_does(hub):
     suite = suites.load("clip-ta8")
     assert (suite.name, suite.origin) == ("clip-ta8-ViT-B-32", "clip-ta8")
     assert suites.made_of_files(suite.origin)
-    digests = [suite.sources[f"datasets/{name}"] for name in ("tanganke/dtd train", "tanganke/dtd test")]
-    digests += [suite.sources[f"datasets/ufldl-stanford/svhn cropped_digits {split}"] for split in ("train", "test")]
+    named = {"dtd": "tanganke/dtd", "svhn": "ufldl-stanford/svhn cropped_digits"}
+    places = {(task, split): f"{name} {split}" for task, name in named.items() for split in ("train", "test")}
+    digests = [suite.sources[f"{task}/data/{split}/datasets/{name}"] for (task, split), name in places.items()]
     assert len(set(digests)) == 4
     data = find("clip-ta8").data["sun397"]
     parquet = str(files.data_folder(hub, data.repository) / "data" / "test-00000-of-00001.parquet")
