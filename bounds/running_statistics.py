@@ -13,6 +13,7 @@ compute x ↦ (x - mean)·(var + eps)^(-1/2)·weight + bias themselves (:class:`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -103,23 +104,28 @@ def tensors(module: nn.Module, params: Params) -> dict[str, Tensor]:
     return result
 
 
-def reestimated(forward: Forward, params: Params, inputs: Inputs) -> dict[str, Tensor]:
+def reestimated(
+    forward: Forward, params: Params, inputs: Inputs, kept: AbstractSet[str] = frozenset()
+) -> dict[str, Tensor]:
     """Return θ with the running statistics that one batch of inputs gives, layer after layer.
 
     Every layer normalises by what is taken there: the batch's mean and unbiased variance, of instance normalisation the
     means over examples of theirs. Source:
     the correction of merged networks in REPAIR (Jordan et al., arXiv 2211.08403) for networks with batch normalisation.
-    ``forward`` must come from :func:`bounds.autodiff.functional`. Exact for these inputs.
+    ``forward`` must come from :func:`bounds.autodiff.functional`. A layer one of whose statistics is in ``kept`` (names
+    of θ) normalises by what it has, and keeps it. Exact for these inputs.
     """
     found: dict[str, tuple[Tensor, Tensor, float]] = {}
     names = {id(value): name.rpartition(".")[0] for name, value in params.items() if name.rpartition(".")[2] == MEAN}
+    names = {key: layer for key, layer in names.items() if not {_join(layer, s) for s in (MEAN, LOG_VARIANCE)} & kept}
 
-    def take(x: Tensor, mean: Tensor, eps: float, instances: bool) -> tuple[Tensor, Tensor]:
+    def take(x: Tensor, mean: Tensor, eps: float, instances: bool) -> tuple[Tensor, Tensor] | None:
+        if id(mean) not in names:
+            return None
         axes = [axis for axis in range(2 if instances else 0, x.ndim) if axis != 1]
         new = x.mean(axes), x.var(axes, correction=1)
         new = (new[0].mean(0), new[1].mean(0)) if instances else new
-        if id(mean) in names:
-            found[names[id(mean)]] = (*new, eps)
+        found[names[id(mean)]] = (*new, eps)
         return new
 
     token = _taking.set(take)
@@ -135,7 +141,7 @@ def reestimated(forward: Forward, params: Params, inputs: Inputs) -> dict[str, T
     return result
 
 
-_taking: ContextVar[Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor]] | None] = ContextVar(
+_taking: ContextVar[Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor] | None] | None] = ContextVar(
     "taking", default=None
 )
 
@@ -174,7 +180,7 @@ def _normalised(args: Sequence[Any], kwargs: Mapping[str, Any], *, instances: bo
     x, mean, variance, weight, bias = (_argument(args, kwargs, i, name, None) for i, name in enumerate(names))
     eps = _argument(args, kwargs, 7, "eps", 1e-5)
     if (take := _taking.get()) is not None:
-        mean, variance = take(x, mean, eps, instances)
+        mean, variance = take(x, mean, eps, instances) or (mean, variance)
     shape = (-1, *(1,) * (x.ndim - 2))
     result = (x - mean.view(shape)) * (variance + eps).rsqrt().view(shape)
     if weight is not None:

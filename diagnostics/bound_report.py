@@ -138,7 +138,7 @@ def prepare(
     if count > 1:
         torch.set_num_threads(1)
     origin = suite or origin_of(subjects[0])
-    return Workspace(
+    workspace = Workspace(
         subjects,
         lambda: suites.load(origin),
         settings,
@@ -149,6 +149,9 @@ def prepare(
         track=silent if together.rank else track,
         made_of_files=suites.made_of_files(origin) and all_hashed(subjects[0].artifact.sources),
     )
+    if suite is not None or origin not in suites.SUITES:  # a shipped suite does not change: it is not even loaded
+        workspace.check_suite()
+    return workspace
 
 
 def origin_of(subject: Subject) -> str:

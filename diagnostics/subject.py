@@ -9,7 +9,7 @@ from bounds.types import refuse
 from diagnostics.work.cache import digest, digest_params
 from merging.artifact import MergeArtifact
 from merging.closed_form.scale import SEARCH_SECONDS
-from merging.suites import Suite
+from merging.suites import Suite, alike
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Subject:
     def key(self) -> str:
         """Hash of all that the artifact says, but for what cannot change a number: its times and versions."""
         said = {f.name: getattr(self.artifact, f.name) for f in fields(self.artifact)}
-        lam = said.pop("coefficients")
-        weights = digest_params(said.pop("merged")), digest_params({} if lam is None else {"λ": lam})
+        extra = {name: said.pop(name) for name in ("coefficients", "fingerprint")}
+        tensors = {name: value for name, value in extra.items() if value is not None}
+        weights = digest_params(said.pop("merged")), digest_params(tensors)
         said["history"] = {name: values for name, values in said["history"].items() if name != SEARCH_SECONDS}
         return digest(*weights, {name: value for name, value in said.items() if name not in ("seconds", "versions")})
 
@@ -43,6 +44,11 @@ def check_match(suite: Suite, artifact: MergeArtifact) -> None:
     if changed:
         got = f"others for {changed[:3]}"
         refuse("artifact's sources", expected="the files of the suite, by sha256", got=got, cure=cure)
+    if artifact.fingerprint is not None and suite.fingerprint is not None:
+        for name, ours, theirs in zip(artifact.names, suite.fingerprint, artifact.fingerprint, strict=True):
+            if not alike(ours, theirs):
+                got = f"other weights, another head or other test examples of task {name!r}"
+                refuse("artifact's suite", expected="the suite that it was merged from", got=got, cure=cure)
     base = suite.task_vectors.base
     wrong = sorted(
         k

@@ -28,7 +28,6 @@ from diagnostics.terms.merge import NetworkAtPoint
 from diagnostics.terms.path import AtPoint, ExpertSide, Path
 from diagnostics.work.cache import Cache, digest
 from diagnostics.work.device import moved
-from diagnostics.work.identity import suite_content
 from diagnostics.work.pieces import Keeper, Pieces
 from diagnostics.work.reads import Noted, Reads, made_once, unnoted
 from diagnostics.work.workers import Track, warm_up
@@ -118,7 +117,7 @@ class Workspace:
         artifact = self.subjects[0].artifact
         if self.made_of_files:
             return digest("files", artifact.suite, artifact.sources)
-        return digest("content", suite_content(self._loaded))
+        return digest("content", self._loaded.content)
 
     @cached_property
     def _loaded(self) -> Suite:
@@ -155,6 +154,14 @@ class Workspace:
     def held_out(self, task: Task) -> Sample:
         """Return the test examples that everything but the accuracy rests on."""
         return linear_world.subsample(task.test, self.settings.held_out, self.settings.seed)
+
+    def check_suite(self) -> None:
+        """Load the suite and check every artifact against it, also where all results are kept.
+
+        Raises:
+            InputError: there is none, or it is another one.
+        """
+        _ = self._loaded
 
     def check_splits(self, split: Split, what: str) -> None:
         """Check that every task has a split that ``what`` needs.

@@ -29,6 +29,7 @@ class MergeArtifact:
     fixed models that were compared on its labels (None: none, or the method does not say); no other split can have been
     seen. ``used`` is None where that was not recorded. ``origin`` is what ``merging.suites.load`` finds the suite by
     (empty: made in memory); ``selection`` says what of θ was merged (:class:`merging.selection.Selection`).
+    ``fingerprint`` [T, 10] recognises a suite that is not made of files alone (:mod:`merging.suites.content`).
     """
 
     method: str
@@ -47,6 +48,7 @@ class MergeArtifact:
     used: Mapping[str, int | None] | None = None
     origin: str = ""
     selection: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Tensor | None = None
 
 
 def save(artifact: MergeArtifact, path: str | Path) -> None:
@@ -93,6 +95,8 @@ def _check(artifact: MergeArtifact, what: str, cure: str) -> None:
         refuse(what, expected="weights, and distinct names of tasks", got=got, cure=cure)
     if not 0 <= artifact.seconds < math.inf:
         refuse(f"{what}, seconds", expected="a finite number >= 0", got=artifact.seconds, cure=cure)
+    if (print_ := artifact.fingerprint) is not None and (print_.shape != (len(names), 10) or not finite(print_)):
+        refuse(f"{what}, fingerprint", expected=f"finite [{len(names)}, 10]", got=list(print_.shape), cure=cure)
     if (lam is None) != (blocks is None):
         refuse(what, expected="coefficients with their blocks, or neither", got="one of them", cure=cure)
     if lam is None or blocks is None:

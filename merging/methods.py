@@ -100,6 +100,7 @@ def merge(
         seconds=time.perf_counter() - started,
         origin="" if whole is None else whole.origin,
         selection=selection.record,
+        fingerprint=None if whole is None else whole.fingerprint,
     )
 
 

@@ -132,7 +132,8 @@ class Part:
         for task, generator in zip(self.tasks, task_generators(self.whole.names, seed), strict=True):
             index = torch.randperm(len(task.calibration), generator=generator)[:EXAMPLES]
             chosen.append(take(task.calibration.inputs, index))
-        found = reestimated(self.tasks[0].forward, params, _joined(chosen))
+        kept = {name for name in params if self.blocks.get(name) != STATISTICS}
+        found = reestimated(self.tasks[0].forward, params, _joined(chosen), kept)
         return {name: found[name] if self.blocks.get(name) == STATISTICS else value for name, value in params.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a kept result belongs to: the suite, by its files or its content, and the code behind it, by its source."""
+"""The code behind a kept result, by the hash of its source; whether sources are hashed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,8 @@ from typing import Any
 
 import torch
 
-from bounds.types import Params, Sample
-from diagnostics.work.cache import digest, digest_params
-from merging.suites import Suite
-from merging.task import Task, score
-
 PROJECT = ("bounds", "merging", "diagnostics")
 """The packages whose code makes numbers."""
-FEW = 2
-"""Test examples of each task that are scored to tell one forward function from another: code has no hash."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
@@ -30,37 +23,6 @@ _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
 def all_hashed(sources: Mapping[str, str]) -> bool:
     """Whether every source is given by a sha256, and there is one."""
     return bool(sources) and all(_SHA256.fullmatch(value) for value in sources.values())
-
-
-def suite_content(suite: Suite) -> str:
-    """Return the hash of a suite in memory: weights, names, every example, and what θ_0 scores on a few of them."""
-    vectors = suite.task_vectors
-    tasks = [
-        (
-            task.name,
-            list(task.class_names),
-            *((split, _sample(getattr(task, split))) for split in task.splits),
-            _scores(task, suite),
-        )
-        for task in suite.tasks
-    ]
-    deltas = [digest_params(delta) for delta in vectors.deltas]
-    return digest(suite.name, list(vectors.names), digest_params(vectors.base), deltas, tasks)
-
-
-def _sample(sample: Sample) -> str:
-    inputs: Params = {"inputs": sample.inputs} if isinstance(sample.inputs, torch.Tensor) else dict(sample.inputs)
-    return digest_params(inputs if sample.labels is None else {**inputs, " labels": sample.labels})
-
-
-def _scores(task: Task, suite: Suite) -> str:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the bits of a product depend on the number of threads, what a suite is does not
-    try:
-        scores = score(task.forward, suite.task_vectors.base, task.test.take(slice(FEW)).inputs)
-    finally:
-        torch.set_num_threads(threads)
-    return digest_params({"scores": scores})
 
 
 def code_of(function: Callable[..., Any]) -> str:

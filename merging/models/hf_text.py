@@ -142,7 +142,9 @@ class TextNetwork(ModuleNetwork):
             f'model = AutoModelForSequenceClassification.from_pretrained("{place}"{"" if per_task else count})\n'
             f"{'' if per_task else 'model.load_state_dict(head, strict=False)'}\n"
             f'tokenizer = AutoTokenizer.from_pretrained("{place}")\n'
-            'scores = model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits'
+            "tokens = tokenizer(texts, truncation=True, max_length="
+            f'{self.max_length}, padding=True, return_tensors="pt")\n'
+            "scores = model.eval()(**tokens).logits"
         ).strip()
 
     def _save(self, model: Any, folder: Path, state: Mapping[str, Tensor], export: Export) -> None:

@@ -55,6 +55,7 @@ class VisionNetwork(ModuleNetwork):
     """An image classifier as base; experts are state dicts of the same architecture, with any number of classes."""
 
     def __init__(self, base: Path, options: Options) -> None:
+        self.options = options
         self.library, self.name = _architecture(base, options.architecture)
         module = _build(self.library, self.name)
         heads = [options.head] if options.head else _heads(module, self.library)
@@ -102,11 +103,16 @@ class VisionNetwork(ModuleNetwork):
         return (
             f"from safetensors.torch import load_file\nfrom {make}\n\nstate = {state}\n"
             f'model = {make.split()[-1]}("{self.name}", num_classes=len(state["{self.own[-1]}"]))\n'
-            "model.load_state_dict(state)\nmodel.eval()"
+            "model.load_state_dict(state)\nmodel.eval()\n"
+            f"# images: {self.preprocessing.key}, mean {self.preprocessing.mean}, std {self.preprocessing.std}"
         )
 
     def _timm_config(self, class_names: Sequence[str]) -> dict[str, Any]:
         own = {k: v for k, v in self.module.pretrained_cfg.items() if k in ("interpolation", "crop_pct", "crop_mode")}
+        if self.options.interpolation:
+            own["interpolation"] = self.options.interpolation
+        if self.options.resize:  # timm makes the shorter side floor(size / crop_pct)
+            own |= {"crop_pct": self.preprocessing.size[0] / (self.options.resize + 0.5), "crop_mode": "center"}
         shown = {"mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)}
         size = {"input_size": [3, *self.preprocessing.size], "num_classes": len(class_names)}
         return {

@@ -48,7 +48,8 @@ def save_state(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype) ->
 def save_heads(folder: Path, heads: Mapping[str, TaskHead], dtype: torch.dtype) -> None:
     """Write every task's head to ``folder/heads/TASK.safetensors``; classes and scale stand in the metadata."""
     for task, head in heads.items():
-        path = inside(folder / HEADS, task).with_suffix(".safetensors")
+        inside(folder, task)
+        path = folder / HEADS / f"{task}.safetensors"  # a dot in the task's name is no suffix
         path.parent.mkdir(exist_ok=True)
         metadata = {"class_names": json.dumps(list(head.class_names)), "scale": repr(head.scale), "format": "pt"}
         save_file(converted(head.weights, dtype), path, metadata)

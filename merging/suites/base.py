@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from bounds.types import Inputs, Sample, leaves, refuse
+from bounds.types import Inputs, leaves, refuse
 from merging import records
 from merging.models import Network, TaskHead
+from merging.named import is_named
+from merging.suites.content import content_digest, fingerprint
 from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
 
@@ -68,37 +71,32 @@ class Suite:
                         cure='take them out of one, or pass Suite(..., shared_examples="name") to be warned instead',
                     )
 
+    @property
+    def made_of_files(self) -> bool:
+        """Whether the sha256 of its ``sources`` say all there is to say of it: no code and no user's hand made it."""
+        hashed = bool(self.sources) and all(_SHA256.fullmatch(value) for value in self.sources.values())
+        return hashed and bool(self.origin) and not is_named(self.origin)
+
     @cached_property
+    def content(self) -> str:
+        """Hash of weights, examples and a few scores (:func:`merging.suites.content.content_digest`)."""
+        return content_digest(self.name, self.task_vectors, tuple(self.tasks))
+
+    @property
     def identity(self) -> str:
-        """Hash of what the suite is: of its files where it is made of nothing else, else of weights and examples."""
-        if self.sources and all(_SHA256.fullmatch(value) for value in self.sources.values()):
-            return records.digest({"name": self.name, "sources": dict(self.sources)})
-        return records.digest(
-            {
-                "name": self.name,
-                "sources": dict(self.sources),
-                "base": dict(self.task_vectors.base),
-                "experts": [dict(delta.items()) for delta in self.task_vectors.deltas],
-                "tasks": [
-                    [
-                        task.name,
-                        list(task.class_names),
-                        *([split, _content(getattr(task, split))] for split in task.splits),
-                    ]
-                    for task in self.tasks
-                ],
-            }
-        )
+        """Hash of what the suite is: of its files where it is made of nothing else, else of its content."""
+        said = {"name": self.name, "sources": dict(self.sources)}
+        return records.digest(said if self.made_of_files else {**said, "content": self.content})
+
+    @cached_property
+    def fingerprint(self) -> Tensor | None:
+        """What an artifact keeps to recognise the suite by, where its files do not say it all."""
+        return None if self.made_of_files else fingerprint(self.task_vectors, tuple(self.tasks))
 
     def found_by(self, origin: str) -> Suite:
         """Return the suite with its ``origin``; its examples are not compared again."""
         object.__setattr__(self, "origin", origin)
         return self
-
-
-def _content(sample: Sample) -> list[Any]:
-    inputs = sample.inputs if isinstance(sample.inputs, torch.Tensor) else dict(sample.inputs)
-    return [inputs, sample.labels]
 
 
 def shared_examples(task: Task) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bounds.autodiff import Apply, functional
 from bounds.running_statistics import entries
 from bounds.types import Forward, Inputs, Params, Sample, refuse
+from merging.params import widened
 from merging.suites.base import Suite
 from merging.task import SPLITS, Task
 from merging.task_vectors import Storage, TaskVectors
@@ -58,8 +59,22 @@ def suite_from_modules(
     if sorted(experts) != sorted(data):
         refuse("data", expected=f"the experts' tasks {sorted(experts)}", got=sorted(data), cure="give each expert data")
     patterns = (heads,) if isinstance(heads, str) else tuple(heads)
+    theta = {key: widened(value) for key, value in entries(base).items() if not _matches(key, patterns)}
+    if not theta:
+        refuse(
+            "heads",
+            expected="something beside them to merge",
+            got=f"{list(patterns)} names every tensor",
+            cure="name less",
+        )
+    if same := [task for task, expert in experts.items() if expert is base]:
+        refuse(
+            f"expert {same[0]!r}",
+            expected="a network of its own",
+            got="the base itself",
+            cure="train a copy (deepcopy)",
+        )
     run, tasks, weights, learned = apply or _scores, [], {}, set[str]()
-    theta = {key: value for key, value in entries(base).items() if not _matches(key, patterns)}
     for task, expert in experts.items():
         whole = entries(expert)
         _check_heads(task, whole, patterns)
@@ -83,7 +98,7 @@ def suite_from_modules(
 def with_head(module: nn.Module, head: Params, apply: Apply) -> Forward:
     """Return (θ, inputs) -> scores of a module whose ``head`` is frozen at these values."""
     forward, _ = functional(module, apply)
-    frozen = {name: value.detach() for name, value in head.items()}
+    frozen = {name: widened(value.detach()) for name, value in head.items()}  # like θ
     if not frozen:
         return forward
 

@@ -13,6 +13,8 @@ from merging.plain import given
 from merging.suites.yaml_lines import Document, Place, read_yaml
 from merging.task import SPLITS
 
+RESERVED = ("heads", "README.md", "merging_weights.pt", "model.safetensors")
+"""Names that an exported folder has for itself."""
 CURE = "see docs/own_experts.md, or mergebound suite init"
 
 
@@ -123,6 +125,10 @@ def read(path: Path) -> Read:
     if not names or len(set(names)) != len(names):
         got = f"{max(names, key=names.count)!r} twice" if names else "none"
         refuse(document.where(("tasks",)), expected="one task or more, each with a name of its own", got=got, cure=CURE)
+    for index, name in enumerate(names):
+        if name in RESERVED or Path(name).name != name or name.startswith("."):
+            cure = "rename the task: exports give it a folder of its own"
+            refuse(document.where(("tasks", index, "name")), expected="a name for a folder", got=repr(name), cure=cure)
     known = {name: value for name, value in file.model.items() if name in ("kind", "base")}
     options = {name: value for name, value in file.model.items() if name not in known}
 

@@ -56,11 +56,11 @@ seed: 0
 # cache: ./cache               # where prepared data are kept (default: the user's cache; none: memory)
 tasks:
   - name: first
-    expert: ./first            # {expert}
-    classes: [no, yes]         # in the order of the scores; default: the expert's own, or the data's
+    expert: ./first{weights}   # {expert}
+    classes: ["no", "yes"]     # in the order of the scores; default: the expert's own, or the data's
     data: {data}
   - name: second
-    expert: ./second
+    expert: ./second{weights}
     data:                      # a data set for each split, in place of shares of one
       train: second/train{suffix}
       validation: second/validation{suffix}
@@ -70,15 +70,20 @@ tasks:
 """
 
 
+_PICTURES = "./first_images       # a folder of images with one sub-folder per class, .parquet, .npz, .csv, .jsonl"
+
+
 def template(kind: str) -> str:
     """Return the suite file to begin with for a kind of network."""
-    texts = kind == "hf_text"
+    texts, folders = kind == "hf_text", kind.startswith("hf_")
     body = _BODY.format(
-        expert="folder, .safetensors, .bin, .pt, or a PEFT adapter",
-        data="{path: first.jsonl}    # .csv .tsv .json .jsonl .jsonl.gz .parquet .npz, or a folder of images by class",
+        expert=("a folder of save_pretrained" + ", or a PEFT adapter" * texts)
+        if folders
+        else "or .bin, .pt: a state dict",
+        weights="" if folders else ".safetensors",
+        data="first.jsonl          # .csv .tsv .json .jsonl .jsonl.gz .parquet .npz" if texts else _PICTURES,
         suffix=".jsonl" if texts else "",
     )
-    body = body.replace("[no, yes]", '["no", "yes"]')
     templates = _TEMPLATES if "clip" in kind else ""
     model = _MODELS.get(kind, "  base: ./base\n")
     return _HEAD.format(kind=kind) + model + (_TEXTS if texts else _IMAGES) + templates + body

@@ -105,6 +105,26 @@ def test_statistics_are_estimated_again_as_training_mode_takes_them():
     assert torch.equal(theta["1.running_mean"], entries(network(0))["1.running_mean"]), "nothing is written in place"
 
 
+def test_layers_that_are_kept_normalise_by_what_they_have():
+    base = network(0)
+    x = torch.randn(40, 3, 6).double() - 3
+    forward, theta = functional(base)
+    found = reestimated(forward, theta, x, kept={"1.running_mean", "1.running_log_variance"})
+    changed = {name for name in theta if not torch.equal(found[name], theta[name])}
+    assert changed == {f"{layer}.running_{what}" for layer in (3, 6) for what in ("mean", "log_variance")}
+    with torch.no_grad():  # the last layer's inputs, in the network with the statistics that were found
+        hidden = x
+        base.load_state_dict(state(base, found))
+        for layer in list(base)[:6]:
+            hidden = layer(hidden)
+    reached = found["6.running_mean"]
+    instance = base[3]
+    assert instance.track_running_stats
+    assert float((hidden.mean(0) - reached).abs().max()) < 0.2, "instance statistics are means of examples"
+    everything = reestimated(forward, theta, x)
+    assert float((everything["6.running_mean"] - reached).abs().max()) > 1e-3
+
+
 def test_other_buffers_must_agree():
     net, other = nn.Linear(2, 2), nn.Linear(2, 2)
     for module, value in ((net, 1.0), (other, 2.0)):

@@ -7,7 +7,7 @@ import pytest
 from bounds.types import Sample
 from diagnostics.sections import entk
 from diagnostics.work import identity
-from diagnostics.work.identity import all_hashed, code_of, imports, suite_content
+from diagnostics.work.identity import all_hashed, code_of, imports
 from diagnostics.workspace import Workspace
 from merging.suites import toy
 from merging.task_vectors import TaskVectors
@@ -22,13 +22,13 @@ def one_task(suite, **change):
 def test_a_suite_in_memory_is_known_by_every_example(split, part):
     suite = toy.build()
     sample = getattr(suite.tasks[0], split)
-    assert suite_content(suite) == suite_content(toy.build())
+    assert suite.content == toy.build().content
     if part == "labels" and sample.labels is None:
         return
     value = getattr(sample, part).clone()
     value[-1] = value[0] if part == "labels" else value[-1] + 1e-6
     inputs, labels = (value, sample.labels) if part == "inputs" else (sample.inputs, value)
-    assert suite_content(one_task(suite, **{split: Sample(inputs, labels)})) != suite_content(suite) or (
+    assert one_task(suite, **{split: Sample(inputs, labels)}).content != suite.content or (
         part == "labels" and value.equal(sample.labels)
     )
 
@@ -45,7 +45,7 @@ def test_and_by_its_names_weights_and_forward_functions():
         one_task(suite, forward=lambda p, x: 1.001 * forward(p, x)),
         replace(suite, task_vectors=TaskVectors.from_experts(vectors.base, experts)),
     ]
-    assert len({suite_content(s) for s in [suite, *others]}) == 5
+    assert len({s.content for s in [suite, *others]}) == 5
 
 
 def test_only_files_with_a_hash_identify_a_suite():

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bounds.types import InputError
-from merging.models.base import chosen, fitting
+from merging.models.base import TaskHead, chosen, fitting
+from merging.models.writing import save_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +44,12 @@ def test_class_names_are_those_given_the_heads_or_numbers():
         fitting(["a"], None, 2)
     with pytest.raises(InputError, match="in that order"):
         fitting(["y", "x"], ["x", "y"], 2)
+
+
+def test_heads_of_tasks_with_dots_are_files_of_their_own(tmp_path):
+    heads = {name: TaskHead({"w": torch.full((2,), float(i))}, ("a", "b")) for i, name in enumerate(("v.one", "v.two"))}
+    save_heads(tmp_path, heads, torch.float32)
+    for index, name in enumerate(heads):
+        assert load_file(tmp_path / "heads" / f"{name}.safetensors")["w"].tolist() == [float(index)] * 2
+    with pytest.raises(InputError, match="a name that a folder can have"):
+        save_heads(tmp_path, {"a/b": heads["v.one"]}, torch.float32)

@@ -187,6 +187,21 @@ def test_what_timm_says_of_an_architecture_may_be_changed(tmp_path):
     assert torch.equal(own.prepare([palette]), own.prepare([palette.convert("RGB")]))
 
 
+@pytest.mark.parametrize(("size", "resize"), [(32, 40), (48, 49), (33, 57)])
+def test_a_written_folder_of_timm_prepares_images_as_the_suite_did(tmp_path, size, resize):
+    base = tmp_path / "base.pth"
+    torch.save(made("timm", "resnet10t", 4, 0).state_dict(), base)
+    ours = opened(
+        base, "timm:resnet10t", size=size, resize=resize, interpolation="nearest", mean=[0.5] * 3, std=[0.3] * 3
+    )
+    ours.write(ours.parameters, tmp_path / "out", {"letters": ours.head(ours.expert(base), list("abcd"))})
+    model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'letters'}", pretrained=True)
+    said = timm_data().create_transform(**timm_data().resolve_model_data_config(model), is_training=False)
+    theirs = torch.stack([said(image.convert("RGB")) for image in pictures()])
+    pixels = ours.prepare(pictures()).float() / 255
+    torch.testing.assert_close((pixels - 0.5) / 0.3, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_wrong_descriptions_are_refused(tmp_path):
     torch.save(made("torchvision", "resnet18", 3, 0).state_dict(), tmp_path / "base.pth")
     for architecture, message in [

@@ -144,6 +144,10 @@ def test_a_suite_that_moved_is_named_and_one_that_changed_is_refused(folder, tmp
         sections = ["--sections", "accuracy", "--workers", "1"]
         assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--out", "a", *sections]) == 0
         moved.write_text(SUITE + "seed: 1\n")
+        assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--out", "a", *sections]) == 2, "kept"
+        assert "artifact's sources: expected the files of the suite, by sha256" in capsys.readouterr().err
+        assert bound_report.main(["--merged", "out.pt", "--suite", "toy", "--out", "a", *sections]) == 2
+        assert "artifact's tasks" in capsys.readouterr().err
         assert bound_report.main(["--merged", "out.pt", "--suite", str(moved), "--out", "b", *sections]) == 2
         assert "artifact's sources: expected the files of the suite, by sha256" in capsys.readouterr().err
         moved.write_text(SUITE)
@@ -181,6 +185,8 @@ def test_the_same_splits_in_another_process(folder):
         (("[short, middle, long]", "[short, long]"), r"line 10, tasks.1: .*middle"),
         (("[short, middle, long]", "[short, middle, long, huge]"), r"line 10, tasks.1: class names: expected 3"),
         (("{calibration: 12,", "{test: 12,"), r"line 10, tasks.1"),
+        (("name: mood", "name: a/b"), r"line 7, tasks.0.name: expected a name for a folder; got 'a/b'"),
+        (("name: mood", "name: heads"), r"line 7, tasks.0.name: expected a name for a folder"),
         (
             ("splits: {train: 0.3, calibration: 0.2, validation: 0.25, test: 0.25}", ""),
             r"tasks.0: splits: expected shares",

@@ -77,6 +77,17 @@ def test_splits_may_be_absent():
         _ = suite.tasks[0].train
 
 
+def test_half_precision_modules_run_on_float_inputs():
+    halves = {"two": bert(2, 1).half(), "five": bert(5, 2).half()}
+    suite = suite_from_modules(bert(2, 0).half(), halves, {"two": data(2, 1), "five": data(5, 2)}, heads="classifier.*")
+    for index, task in enumerate(suite.tasks):
+        inputs: Any = task.test.inputs
+        scores = score_task(task, suite.task_vectors.expert(index), inputs, "test", "expert")
+        with torch.no_grad():
+            own = halves[task.name].float()(**inputs).logits
+        torch.testing.assert_close(scores, own, rtol=1e-4, atol=1e-4)
+
+
 def test_what_does_not_fit_is_refused():
     base = linear(0)
     wrong: Any = [
@@ -94,6 +105,10 @@ def test_what_does_not_fit_is_refused():
             suite_from_modules(*arguments)
     with pytest.raises(InputError, match=r"heads 'fc.\*': expected names of expert 'a'; got none that fits; use"):
         suite_from_modules(base, {"a": linear(1)}, {"a": numbers(1)}, heads="fc.*")
+    with pytest.raises(InputError, match=r"heads: expected something beside them to merge; got \['\*'\] names every"):
+        suite_from_modules(base, {"a": linear(1)}, {"a": numbers(1)}, heads="*")
+    with pytest.raises(InputError, match=r"expert 'a': expected a network of its own; got the base itself"):
+        suite_from_modules(base, {"a": base}, {"a": numbers(1)})
     experts: Any = linear(0), linear(1)
     for expert, value in zip(experts, (1.0, 2.0), strict=True):
         expert.register_buffer("temperature", torch.tensor(value))
