@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -198,3 +199,50 @@ def test_what_is_wrong_is_told_with_its_line(folder, change, match):
     path.write_text(SUITE.replace(*change))
     with pytest.raises(InputError, match=match):
         load_suite(path)
+
+
+FACTORY = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, SIGN * 3 * SIGN))
+"""
+OWN = """\
+model: {kind: torch, base: base.pt, factory: "factory_for_tests:build", head: ["2.*"]}
+splits: {calibration: 0.3, validation: 0.3, test: 0.4}
+cache: none
+tasks:
+  - {name: one, expert: one.pt, data: one.npz}
+  - {name: two, expert: two.pt, data: two.npz}
+"""
+
+
+def test_a_factory_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("factory_for_tests.py").write_text(FACTORY.replace("SIGN", "1"))
+    Path("own.yaml").write_text(OWN)
+    experts: dict[str, Any] = {}
+    for seed, name in enumerate(("base", "one", "two")):
+        torch.manual_seed(seed)
+        experts[name] = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+        experts[name](3 * torch.randn(20, 5))
+        torch.save(experts[name].eval().state_dict(), f"{name}.pt")
+        generator = np.random.default_rng(seed)
+        np.savez(f"{name}.npz", x=generator.normal(size=(60, 5)).astype("float32"), y=generator.integers(0, 3, 60))
+    Path("own.yaml").write_text(OWN.replace("data: one.npz", "data: one.npz, classes: [a, b, c]").replace(
+        "data: two.npz", "data: two.npz, classes: [a, b, c]"))  # fmt: skip
+    suite = load_suite("own.yaml")
+    assert not suite.made_of_files, "the factory's code is in no file that is hashed"
+    assert suite.learned_heads == {"one", "two"}
+    for index, task in enumerate(suite.tasks):
+        with torch.no_grad():
+            own = experts[task.name](task.test.inputs)
+        ours = score_task(task, suite.task_vectors.expert(index), task.test.inputs, "test", "expert")
+        torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
+    found = merge("average", suite)
+    assert found.fingerprint is not None
+    export.export(found, suite, Path("merged"))
+    assert Path("merged/README.md").is_file()
+    sys.modules.pop("factory_for_tests", None)
