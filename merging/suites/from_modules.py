@@ -8,17 +8,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from bounds.autodiff import Apply, functional
 from bounds.running_statistics import entries
 from bounds.types import Forward, Inputs, Params, Sample, refuse
+from merging.data import from_dataset, prepared
 from merging.params import widened
 from merging.suites.base import Suite
 from merging.task import SPLITS, Task
 from merging.task_vectors import Storage, TaskVectors
 
-Split = Sample | tuple[Inputs, Tensor] | Inputs
-"""A sample, (inputs, labels), or inputs alone."""
+Split = Sample | tuple[Inputs, Tensor] | Inputs | Dataset[Any]
+"""A sample, (inputs, labels), inputs alone, or a data set of pairs (x, y)."""
 
 
 def suite_from_modules(
@@ -41,7 +43,8 @@ def suite_from_modules(
     Args:
         base: the pretrained network.
         experts: task -> network fine-tuned from it.
-        data: task -> split (train, calibration, validation, test) -> a Sample, (inputs, labels), or inputs alone.
+        data: task -> split (train, calibration, validation, test) -> a Sample, (inputs, labels), inputs alone, or a
+            torch Dataset of pairs (tensor of one shape, class number), which is read into memory.
             ``test`` must be there. Labels of ``calibration`` are dropped.
         heads: patterns of names (``*`` for any text) that are a task's own, such as ``"classifier.*"``: each task keeps
             its expert's, frozen, whatever their number of classes; the base needs none of them.
@@ -138,9 +141,17 @@ def _sample(task: str, split: str, value: Split) -> Sample:
         sample = value
     elif isinstance(value, tuple):
         sample = Sample(value[0], torch.as_tensor(value[1]))
+    elif isinstance(value, Dataset):
+        examples = from_dataset(value)
+        inputs = prepared(examples.inputs, _stacked, "", None, f"data of task {task!r}, split {split}")
+        sample = Sample(inputs, examples.labels)
     else:
         sample = Sample(value)
     return Sample(sample.inputs) if split == "calibration" else sample
+
+
+def _stacked(examples: Sequence[Any]) -> Tensor:
+    return torch.stack([torch.as_tensor(example) for example in examples])
 
 
 @torch.no_grad()

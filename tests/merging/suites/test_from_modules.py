@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from bounds.types import InputError, Sample
@@ -75,6 +76,14 @@ def test_splits_may_be_absent():
         merge("samerging", suite)
     with pytest.raises(InputError, match=r"split train of task 'a': expected examples.*; got a task without"):
         _ = suite.tasks[0].train
+
+
+def test_data_sets_of_pairs_are_read():
+    made = numbers(1)
+    sets: Any = {split: TensorDataset(*pair) for split, pair in made.items()}
+    one, two = (suite_from_modules(linear(0), {"a": linear(1)}, {"a": data}) for data in (made, sets))
+    assert one.content == two.content
+    assert two.tasks[0].calibration.labels is None
 
 
 def test_half_precision_modules_run_on_float_inputs():
