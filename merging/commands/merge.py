@@ -167,7 +167,7 @@ def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
     if command.table:
         output.print(accuracy_table(evaluate(suite, artifact.merged, track)[0], f"{artifact.method} on {suite.name}"))
     for name, said in suite.notes.items():
-        output.print(plain(f"task {name}: {said}"), soft_wrap=True)
+        output.print(plain(f"{name}: {said}"), soft_wrap=True)
     note = presets.find(command.method, command.preset).note
     if note:
         output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)

@@ -104,7 +104,7 @@ def check(arguments: Sequence[str]) -> None:
     output = console()
     output.print(table(suite, probes))
     for name, note in suite.notes.items():
-        output.print(plain(f"task {name}: {note}"), soft_wrap=True)
+        output.print(plain(f"{name}: {note}"), soft_wrap=True)
     for found in probes:
         for line in found.warnings:
             output.print(plain(f"look at task {found.task}: {line}"), soft_wrap=True)

@@ -32,9 +32,9 @@ class Suite:
 
     ``origin`` is what :func:`merging.suites.load` finds the suite by: a name of the table, a file,
     package.module:function; empty for a suite that was made in memory. ``network`` and the tasks' frozen ``heads`` are
-    there where the kind of model is known, which then can be written for its library; ``notes`` say of a task what was
-    renamed or left unused in its files. ``learned_heads`` are the tasks whose frozen head was trained on S_t: (5)
-    assumes that it was not, and the report says where it was.
+    there where the kind of model is known, which then can be written for its library; ``notes`` say of the
+    base and of tasks what was renamed or left unused in their files. ``learned_heads`` are the tasks whose frozen head
+    was trained on S_t: (5) assumes that it was not, and the report says where it was.
 
     A figure of a test split, and a certificate of a validation split, are true of examples that nothing else has seen:
     the splits of a task must be disjoint. Every example is hashed once (about 1 GB/s) to see that they are.

@@ -20,6 +20,7 @@ from merging.data import Examples, Source, groups, prepared, shares
 from merging.data import read as read_data
 from merging.models import Expert, Network, open_network
 from merging.named import is_named
+from merging.params import finite
 from merging.suites.base import Suite
 from merging.suites.suite_file import Read, TaskSection
 from merging.suites.suite_file import read as read_file
@@ -49,10 +50,10 @@ def load(path: Path, storage: Storage) -> Suite:
     network = base_of(read)
     sources = {"suite file": sha256(path)}
     experts: dict[str, Params] = {}
-    tasks, heads, notes, learned = [], {}, {}, set[str]()
+    tasks, heads, notes, learned = [], {}, {"base": "; ".join(network.notes)}, set[str]()
     for index, section in enumerate(read.file.tasks):
         with told(read, ("tasks", index)):
-            expert = network.expert(read.path(section.expert))
+            expert = _expert(network, read.path(section.expert))
             data = task_data(read, index, network, expert)
             sources |= data.sources
             templates = section.templates or read.file.templates or TEMPLATES
@@ -61,7 +62,7 @@ def load(path: Path, storage: Storage) -> Suite:
             tasks.append(Task(section.name, network.classifier(head), head.class_names, **given))
             learned |= {section.name} if expert.head else set()
             experts[section.name], heads[section.name] = expert.parameters, head
-            notes[section.name] = "; ".join((*expert.notes, *data.notes))
+            notes[f"task {section.name}"] = "; ".join((*expert.notes, *data.notes))
     models = {"base": read.model.base, **{f"{section.name}/expert": section.expert for section in read.file.tasks}}
     sources |= {**hashed(read, models), **_code(read)}
     return Suite(
@@ -75,6 +76,19 @@ def load(path: Path, storage: Storage) -> Suite:
         learned_heads=frozenset(learned),
         notes={name: note for name, note in notes.items() if note},
     )
+
+
+def _expert(network: Network, path: Path) -> Expert:
+    """Read an expert; its head is looked at here, its weights where they are used.
+
+    Raises:
+        InputError: see :meth:`merging.models.Network.expert`; a head with numbers that are not finite.
+    """
+    expert = network.expert(path)
+    for name, value in expert.head.items():
+        if not finite(value):
+            refuse(f"expert {path}, {name}", expected="finite numbers", got="nan or inf", cure="check the checkpoint")
+    return expert
 
 
 def base_of(read: Read) -> Network:

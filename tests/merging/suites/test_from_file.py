@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from bounds.types import InputError
 from diagnostics import bound_report, export
@@ -155,6 +157,16 @@ def test_a_suite_that_moved_is_named_and_one_that_changed_is_refused(folder, tmp
     finally:
         moved.rename(folder / "suite.yaml")
     assert bound_report.main(["--merged", "out.pt", "--sections", "accuracy", "--workers", "1"]) == 0
+
+
+def test_a_broken_head_is_named(folder, tmp_path):
+    weights = load_file(folder / "mood" / "model.safetensors")
+    shutil.copytree(folder / "mood", tmp_path / "broken")
+    save_file({**weights, "classifier.bias": torch.full((2,), torch.inf)}, tmp_path / "broken" / "model.safetensors")
+    path = folder / "broken.yaml"
+    path.write_text(SUITE.replace("expert: mood", f"expert: {tmp_path / 'broken'}"))
+    with pytest.raises(InputError, match=r"line 7, tasks.0: expert .*broken, classifier.bias: expected finite numbers"):
+        load_suite(path)
 
 
 def test_the_same_splits_in_another_process(folder):
