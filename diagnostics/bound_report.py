@@ -21,7 +21,6 @@ from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.text import print_report
 from diagnostics.work.cache import Cache, write
-from diagnostics.work.identity import all_hashed
 from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites
@@ -147,7 +146,7 @@ def prepare(
         workers=count,
         device=device,
         track=silent if together.rank else track,
-        made_of_files=suites.made_of_files(origin) and all_hashed(subjects[0].artifact.sources),
+        made_of_files=suites.made_of_files(origin) and suites.all_hashed(subjects[0].artifact.sources),
     )
     if suite is not None or origin not in suites.SUITES:  # a shipped suite does not change: it is not even loaded
         workspace.check_suite()

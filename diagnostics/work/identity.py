@@ -1,4 +1,4 @@
-"""The code behind a kept result, by the hash of its source; whether sources are hashed."""
+"""The code behind a kept result, by the hash of its source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,8 @@ import torch
 
 PROJECT = ("bounds", "merging", "diagnostics")
 """The packages whose code makes numbers."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
-
-
-def all_hashed(sources: Mapping[str, str]) -> bool:
-    """Whether every source is given by a sha256, and there is one."""
-    return bool(sources) and all(_SHA256.fullmatch(value) for value in sources.values())
 
 
 def code_of(function: Callable[..., Any]) -> str:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from bounds.types import Inputs, leaves, refuse
+from merging.checkpoints import sha256
 
 CHUNK = 2**20
+"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +113,11 @@ def file_sha256(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    whole = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while part := file.read(CHUNK):
-                whole.update(part)
+        return sha256(path)
     except OSError as error:
         cure = "put it back, or read the data again"
         refuse(f"data {path}", expected="a file that can be read", got=error.strerror or error, cure=cure)
-    return whole.hexdigest()
 
 
 def groups(inputs: Sequence[Any] | Inputs) -> Tensor:

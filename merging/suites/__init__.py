@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from bounds.types import refuse
 from merging.named import is_named
 from merging.suites import from_file, from_function, published
-from merging.suites.base import Suite
+from merging.suites.base import Suite, all_hashed
 from merging.suites.content import alike
 from merging.suites.from_modules import suite_from_modules
 from merging.task_vectors import Storage
@@ -56,4 +56,4 @@ def made_of_files(origin: str) -> bool:
     return not is_named(origin)
 
 
-__all__ = ["SUITES", "Suite", "alike", "load", "made_of_files", "suite_from_modules"]
+__all__ = ["SUITES", "Suite", "alike", "all_hashed", "load", "made_of_files", "suite_from_modules"]

@@ -74,8 +74,7 @@ class Suite:
     @property
     def made_of_files(self) -> bool:
         """Whether the sha256 of its ``sources`` say all there is to say of it: no code and no user's hand made it."""
-        hashed = bool(self.sources) and all(_SHA256.fullmatch(value) for value in self.sources.values())
-        return hashed and bool(self.origin) and not is_named(self.origin)
+        return all_hashed(self.sources) and bool(self.origin) and not is_named(self.origin)
 
     @cached_property
     def content(self) -> str:
@@ -97,6 +96,11 @@ class Suite:
         """Return the suite with its ``origin``; its examples are not compared again."""
         object.__setattr__(self, "origin", origin)
         return self
+
+
+def all_hashed(sources: Mapping[str, str]) -> bool:
+    """Whether every source is given by a sha256, and there is one."""
+    return bool(sources) and all(_SHA256.fullmatch(value) for value in sources.values())
 
 
 def shared_examples(task: Task) -> list[str]:

@@ -7,9 +7,9 @@ import pytest
 from bounds.types import Sample
 from diagnostics.sections import entk
 from diagnostics.work import identity
-from diagnostics.work.identity import all_hashed, code_of, imports
+from diagnostics.work.identity import code_of, imports
 from diagnostics.workspace import Workspace
-from merging.suites import toy
+from merging.suites import all_hashed, toy
 from merging.task_vectors import TaskVectors
 
 
