@@ -1,13 +1,7 @@
-"""Suite ``mini8``: eight real image tasks, a small CLIP and eight experts, shipped inside the package.
-
-Files (``mini8_files``): ``manifest.json`` (model, tasks, prompts, licences, sha256, measured figures),
-``clip.safetensors`` (θ_0 and the text tower), ``expert_TASK.safetensors`` (low-rank factors), ``TASK.npz`` (images) and
-``bpe_vocabulary.txt.gz``. They are made by ``python -m merging.suites.mini8_build``.
-"""
+"""Reading suite ``mini8`` from its folder."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from bounds.types import Params, Sample, refuse
-from merging.checkpoints import apply_low_rank, read_safetensors, sha256
+from bounds.types import Params, Sample
+from merging.checkpoints import apply_low_rank, read_safetensors
 from merging.models.open_clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.suites.base import Suite
+from merging.suites.manifest import read_manifest
 from merging.task import Task
 from merging.task_vectors import Storage, TaskVectors
 
-FILES = Path(__file__).parent / "mini8_files"
-
-
-def suite(storage: Storage) -> Suite:
-    """Return the suite as ``merging.suites.load`` gives it."""
-    return load(storage=storage)
+FILES = Path(__file__).parent / "files"
+SCHEMA = "mergebound.mini8/2"
+CLIP, VOCABULARY = "clip.safetensors", "bpe_vocabulary.txt.gz"
+SPLITS = ("train", "calibration", "validation", "test")
 
 
 def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
@@ -36,10 +29,9 @@ def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
     Raises:
         InputError: a missing or changed file.
     """
-    manifest = read_manifest(folder)
-    clip: Any = build_clip(manifest["model"])
-    clip.load_state_dict(read_safetensors(folder / "clip.safetensors"))
-    tokenizer = build_tokenizer(folder / "bpe_vocabulary.txt.gz", manifest["model"]["text_cfg"]["context_length"])
+    manifest = read_manifest(folder, SCHEMA)
+    clip = read_clip(folder, manifest["model"])
+    tokenizer = build_tokenizer(folder / VOCABULARY, manifest["model"]["text_cfg"]["context_length"])
     scale, size = float(clip.logit_scale.detach().exp()), manifest["model"]["vision_cfg"]["image_size"]
     base = {name: value.detach() for name, value in clip.visual.named_parameters()}
     tasks, experts = [], {}
@@ -56,21 +48,11 @@ def _expert(base: Params, factors: Path) -> dict[str, torch.Tensor]:
     return apply_low_rank(base, read_safetensors(factors))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest and check the sha256 of every file it names.
-
-    Raises:
-        InputError: a missing or changed file.
-    """
-    path, cure = folder / "manifest.json", "install the package again"
-    if not path.is_file():
-        refuse(f"suite mini8, {path}", expected="the suite's manifest", got="nothing there", cure=cure)
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    for name, digest in manifest["sha256"].items():
-        got = sha256(folder / name)[:12] if (folder / name).is_file() else "nothing there"
-        if got != digest[:12]:
-            refuse(f"suite mini8, {name}", expected=f"sha256 {digest[:12]}…", got=got, cure=cure)
-    return manifest
+def read_clip(folder: Path, config: dict[str, Any]) -> Any:
+    """Return the CLIP whose weights lie in a folder, in evaluation mode."""
+    clip: Any = build_clip(config)
+    clip.load_state_dict(read_safetensors(folder / CLIP))
+    return clip
 
 
 def build_tokenizer(vocabulary: Path, context_length: int) -> Any:
@@ -84,5 +66,5 @@ def read_splits(path: Path) -> dict[str, Sample]:
         data = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     return {
         split: Sample(data[f"{split}_images"], data[f"{split}_labels"].long() if f"{split}_labels" in data else None)
-        for split in ("train", "calibration", "validation", "test")
+        for split in SPLITS
     }

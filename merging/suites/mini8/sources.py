@@ -1,7 +1,10 @@
-"""The source files of suite ``mini8``: eight tasks, and three sets that only the pretraining sees.
+"""The source files of suite ``mini8``: its tasks, and the sets that only the pretraining sees.
 
 Every source is an ``.npz`` with ``x_train, y_train, x_test, y_test`` (uint8 pixels), made from the public data set that
 is named; its sha256 pins it. Licences are those of the data (see NOTICE).
+
+Pretraining knows the images of a task by *other words* than the names of its classes, but for a small share: as a large
+model has seen much of a domain, and not the label set of a benchmark.
 """
 
 from __future__ import annotations
@@ -14,14 +17,27 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A labelled image set: file stem, sha256, classes in label order, caption templates, licence, origin."""
+    """A labelled image set: file stem, sha256, classes in label order, caption templates, licence, origin.
+
+    ``other_names`` and ``other_templates`` caption the same classes in other words.
+    """
 
     file: str
     sha256: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
+    other_names: tuple[str, ...] = ()
+    other_templates: tuple[str, ...] = ()
     licence: str
     origin: str
+
+    def captions(self, label: int) -> tuple[str, ...]:
+        """Return the captions of a class by its name."""
+        return tuple(template.format(self.class_names[label]) for template in self.templates)
+
+    def other_captions(self, label: int) -> tuple[str, ...]:
+        """Return the captions of a class in other words."""
+        return tuple(template.format(self.other_names[label]) for template in self.other_templates)
 
 
 TASKS: Mapping[str, Source] = {
