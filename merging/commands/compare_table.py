@@ -34,8 +34,8 @@ UNITS = (
 )
 ONE_SEED = "With one seed the errors of methods that draw are of the test examples alone: --seeds 5 adds the draw's."
 FEW_SEEDS = (
-    "An error over fewer than five seeds is itself uncertain: where draws vary more than test examples do, two standard "
-    "errors hold the truth in 7 (two seeds) or 8 (three) of 10 cases instead of 19 of 20."
+    "An error over fewer than five seeds is itself uncertain: where draws vary more than test examples do, two "
+    "standard errors hold the truth in 7 (two seeds) or 8 (three) of 10 cases instead of 19 of 20."
 )
 
 
@@ -62,9 +62,8 @@ class Column:
         number, error = self.numbers(row)
         if self.marked == "best" and row.is_best:
             return "best"
-        return (
-            number + (f" ± {error}" if error else "") + (f" {NEAR}" if row.told_apart.get(self.marked) is False else "")
-        )
+        near = row.told_apart.get(self.marked) is False
+        return number + (f" ± {error}" if error else "") + (f" {NEAR}" if near else "")
 
 
 RANKING: Mapping[str, Column] = {
@@ -83,6 +82,9 @@ COSTS: Mapping[str, Column] = {
     "passes": Column(lambda row: row.passes, ".0f"),
     "MiB": Column(lambda row: row.memory, ".0f"),
 }
+SAMPLED = Column(lambda row: row.sampled, ".1f", 100)
+"""The mean with its error over test examples and seeds."""
+_WITH_ERROR = ("mean", "gain", "to best", "to # above", "KL", "cross-entropy")
 
 
 @dataclass(frozen=True)
@@ -134,27 +136,26 @@ class Shown:
         return json.dumps(content, ensure_ascii=False, indent=1, default=str)
 
     def csv(self) -> str:
-        """Return one line per row, every number in a cell of its own."""
-        text = io.StringIO()
-        lines = [self._line(row) for row in self.rows]
-        writer = csv.DictWriter(text, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+        """Return one line per row, every number in a cell of its own, with the header of :meth:`_line`'s names."""
+        text, lines = io.StringIO(), [self._line(row) for row in self.rows]
+        header = [name for name, _ in lines[0]]
+        csv.writer(text).writerows([header, *([cell for _, cell in line] for line in lines)])
         return text.getvalue()
 
-    def _line(self, row: Row) -> dict[str, str]:
-        line = {"method": row.label, "rank": _rank(row), "seeds": _seeds(row)}
+    def _line(self, row: Row) -> list[tuple[str, str]]:
+        """Return the name of each cell of a row, and what it holds; a task may have the name of a figure."""
+        line = [("method", row.label), ("rank", _rank(row)), ("seeds", _seeds(row))]
         for name, column in {**self.ranking, **COSTS}.items():
             number, error = column.numbers(row)
-            line[name] = number
-            if name in ("mean", "gain", "to best", "to # above", "KL", "cross-entropy"):
-                line[f"{name} ±"] = error
+            line += [(name, number)] + [(f"{name} ±", error)] * (name in _WITH_ERROR)
+            if name == "mean":
+                line.append(("mean ± with test examples", SAMPLED.numbers(row)[1]))
             if column.marked:
                 told = row.told_apart.get(column.marked)
-                line[f"{name} told apart"] = "" if told is None else "yes" if told else "no"
-        tasks = (f"{100 * a:.1f}" for a in row.accuracy or ())
+                line.append((f"{name} told apart", "" if told is None else "yes" if told else "no"))
         names = [task.name for task in self.suite.tasks]
-        return {**line, **dict.fromkeys(names, ""), **dict(zip(names, tasks, strict=False)), "reason": row.reason}
+        cells = [f"{100 * a:.1f}" for a in row.accuracy] or [""] * len(names)
+        return [*line, *zip(names, cells, strict=True), ("reason", row.reason)]
 
     def markdown(self) -> str:
         """Return the tables and the notes."""

@@ -21,7 +21,7 @@ from merging.commands.measure import Spec
 from merging.commands.merge import main
 from merging.commands.packed import unpack
 from merging.params import norm, subtract
-from merging.suites import toy
+from merging.suites import published, toy
 from merging.task import mean_accuracy, score_task
 
 WANTED = ("average", "task_arithmetic:scale=0.7", "samerging")
@@ -87,6 +87,20 @@ def test_after_a_seed_that_cannot_run_the_others_are_left_out(runs, tmp_path):
     rows = compare.compare(command(tmp_path, "average", "samerging", seeds=3)).rows
     assert runs == ["pretrained", "experts", "average", "samerging:seed=0"]
     assert "calibration examples" in rows[-1].reason
+
+
+def test_published_gains_stand_beside_a_suite_that_has_some(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(published.NUMBERS, "toy", {"pretrained": 40.0, "experts": 80.0, "average": 70.0})  # pyright: ignore
+    arguments = ["compare", "--suite", "toy", "--methods", "average", "task_arithmetic:scale=0.7", "--published"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "published gain" in " ".join(capsys.readouterr().out.split())
+    lines = csv.DictReader((tmp_path / "compare.csv").read_text(encoding="utf-8").splitlines())
+    assert {line["method"]: line["published gain"] for line in lines} == {
+        "experts": "1.00",
+        "task_arithmetic:scale=0.7": "",
+        "average": "0.75",
+        "pretrained": "0.00",
+    }
 
 
 def test_labels_that_say_the_same_are_one_row(runs, tmp_path):
