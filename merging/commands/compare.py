@@ -1,4 +1,4 @@
-"""``python -m merging compare --suite mini8 --methods all --out FOLDER``: every method on one suite, in one table."""
+"""``python -m merging compare --suite mini8 --methods all --out FOLDER``: every method on one suite, ranked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ FILES = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.pn
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Merge a suite's experts with each method and write one table: terminal, JSON, CSV, Markdown and a figure.
+    """Merge a suite's experts with each method, and rank them: terminal, JSON, CSV, Markdown and a figure.
+
+    Each row has its difference to the best merge and to the one ranked above it, with standard errors paired over the
+    test examples; ≈ marks what these do not tell apart (docs/methods.md).
 
     Each method runs in a process of its own. Results are kept in OUT/results by method, settings and suite; a second
     run measures only what is missing there (delete a file to measure it again).
