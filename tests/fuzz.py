@@ -107,6 +107,7 @@ def kinds(folder: Path) -> list[Kind]:
         method="average",
         settings={"scale": 0.5},
         accuracy=[0.5],
+        correct=["2:gA=="],
         cross_entropy=[1.0],
         kl=[0.1],
         distance=2.0,

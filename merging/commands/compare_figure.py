@@ -1,29 +1,36 @@
-"""Figure of a comparison: mean accuracy against the wall time of the merge."""
+"""Figure of a comparison: mean test accuracy of every row with its standard error, best first."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from merging.commands.evaluation import mean
-from merging.commands.measure import Measurement
+from merging.commands.compare_rows import Row
 from merging.methods import METHODS
 
 KINDS: Mapping[str, tuple[str, str]] = {
     "no data": ("#0072B2", "o"),
     "data, no gradient": ("#E69F00", "s"),
     "gradients": ("#009E73", "^"),
+    "reference": ("#555555", "D"),
 }
-"""What a method uses -> colour (told apart by colour-blind readers too) and marker."""
+"""What a row uses -> colour (told apart by colour-blind readers too) and marker."""
+BEST = "filled: the best merge, and those not told\napart from it (less than 2 standard errors)"
 _STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "mergebound"}
+_WIDTH = 5.0
+"""In inches: a phone shows it without making the text too small to read."""
+_LABEL = 28
+"""Longest line of a label, in characters."""
 
 
-def draw(rows: Sequence[Measurement], suite: str) -> dict[str, bytes]:
-    """Return the figure as ``svg`` and ``png``."""
+def draw(rows: Sequence[Row], suite: str) -> dict[str, bytes]:
+    """Return the figure of rows, best first, as ``svg`` and ``png``."""
     images = {}
     with matplotlib.rc_context(_STYLE):
         figure = _figure(rows, suite)
@@ -34,56 +41,59 @@ def draw(rows: Sequence[Measurement], suite: str) -> dict[str, bytes]:
     return images
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move ascending places apart until neighbours are ``gap`` away, keeping each group centred on where it was."""
-    groups: list[tuple[float, int]] = []  # centre and size of runs of labels that touch
-    for place in places:
-        groups.append((place, 1))
-        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
-            (right, m), (left, n) = groups.pop(), groups.pop()
-            groups.append(((right * m + left * n) / (m + n), m + n))
-    return [centre + gap * (i - (size - 1) / 2) for centre, size in groups for i in range(size)]
-
-
-def _kind(row: Measurement) -> str:
+def kind_of(row: Row) -> str:
+    """Return what a row uses, a key of KINDS."""
+    if row.method not in METHODS:
+        return "reference"
     if row.passes:
         return "gradients"
     method = METHODS[row.method]
     return "data, no gradient" if method.needs_of(method.settings(**row.settings)) else "no data"
 
 
-def _figure(rows: Sequence[Measurement], suite: str) -> Figure:
-    merges = sorted((row for row in rows if row.method in METHODS), key=lambda row: mean(row.accuracy))
-    heights = [100 * mean(row.accuracy) for row in merges]
-    times = [max(row.seconds or 0.0, 1e-3) for row in merges]
-    figure = Figure(figsize=(7.5, max(4.0, 0.2 * len(merges) + 1.6)), layout="constrained")
+def _figure(rows: Sequence[Row], suite: str) -> Figure:
+    labels = [textwrap.wrap(row.label.replace(",", ", ").replace("$", r"\$"), _LABEL) for row in rows]
+    ends = list(itertools.accumulate(map(len, labels)))  # in lines of text from the top
+    places = [end - len(label) / 2 for end, label in zip(ends, labels, strict=True)]
+    figure = Figure(figsize=(_WIDTH, 0.18 * ends[-1] + 1.8), layout="constrained")
     axes = figure.add_subplot()
-    for kind, (colour, marker) in KINDS.items():
-        index = [i for i, row in enumerate(merges) if _kind(row) == kind]
-        if index:
-            axes.scatter([times[i] for i in index], [heights[i] for i in index], c=colour, marker=marker, label=kind)
+    for name, (colour, marker) in KINDS.items():
+        chosen = [(place, row) for place, row in zip(places, rows, strict=True) if kind_of(row) == name]
+        _points(axes, chosen, name, colour, marker)
     for row in rows:
         if row.method not in METHODS:
-            height = 100 * mean(row.accuracy)
-            line, side = (":", "top") if row.method == "pretrained" else ("--", "bottom")
-            axes.axhline(height, color="#555555", linestyle=line, linewidth=1)
-            axes.annotate(row.label, (0.01, height), xycoords=("axes fraction", "data"), va=side, fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("wall time of the merge (s)")
-    axes.set_ylabel("mean test accuracy (%)")
+            axes.axvline(100 * _accuracy(row), color="#aaaaaa", linestyle=":", linewidth=0.8, zorder=0)
+    axes.set_yticks(places, ["\n".join(label) for label in labels], fontsize=8)
+    axes.set_ylim(ends[-1] + 0.3, -0.3)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(places, [f"{100 * _accuracy(row):.1f}" for row in rows], fontsize=8)
+    beside.tick_params(length=0)
+    axes.grid(axis="y", alpha=0.25, linewidth=0.5)
+    axes.set_xlabel("mean test accuracy (%)\n± standard error (test examples and seeds)")
     axes.set_title(f"merges of {suite}".replace("$", r"\$"), fontsize=10)
-    axes.grid(alpha=0.25, linewidth=0.5)
-    low, high = axes.get_ylim()
-    places = spread([(height - low) / (high - low) for height in heights], 1 / (4.2 * figure.get_figheight()))
-    for row, time, height, place in zip(merges, times, heights, places, strict=True):
-        axes.annotate(
-            row.label,
-            (time, height),
-            xytext=(1.03, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 1},
-        )
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, title=BEST, title_fontsize=8)
     return figure
+
+
+def _points(axes: Any, rows: Sequence[tuple[float, Row]], name: str, colour: str, marker: str) -> None:
+    """Draw rows of a kind, filled or hollow, with one entry in the legend."""
+    for i, (place, row) in enumerate(rows):
+        filled = row.is_best or row.is_near_best
+        error = 0.0 if row.sampled is None else row.sampled.stderr
+        axes.errorbar(
+            100 * _accuracy(row),
+            place,
+            xerr=100 * error if error < 1 else None,
+            color=colour,
+            marker=marker,
+            markerfacecolor=colour if filled else "white",
+            markersize=4.5,
+            linestyle="none",
+            elinewidth=1.2,
+            label=name if i == 0 else None,
+        )
+
+
+def _accuracy(row: Row) -> float:
+    assert row.mean is not None
+    return row.mean.value

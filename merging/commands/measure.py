@@ -23,6 +23,7 @@ from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.closed_form.scale import SEARCH_SECONDS
+from merging.commands.packed import pack
 from merging.execution import Execution
 from merging.methods import METHODS, find, merge
 from merging.params import norm, subtract
@@ -58,6 +59,18 @@ class Spec:
         """
         return {} if self.method in REFERENCES else asdict(find(self.method).settings(**self.given))
 
+    @property
+    def draws(self) -> bool:
+        """Whether the result depends on a seed that the specification leaves open."""
+        return self.method in METHODS and "seed" in self.settings and "seed" not in self.given
+
+    def seeded(self, seeds: Sequence[int]) -> list[Spec]:
+        """Return the specification once per seed where it draws, else itself alone.
+
+        The default seed is 0, so that the run of seed 0 has the key of the specification without a seed.
+        """
+        return [replace(self, given={**self.given, "seed": seed}) for seed in seeds] if self.draws else [self]
+
     def key(self, suite: Suite) -> str:
         """Hash of the method, its settings, and what the suite is."""
         content = [self.method, self.settings, suite.identity]
@@ -68,11 +81,13 @@ class Spec:
 class Measurement:
     """What one merge gave on the test splits, task by task, and what it cost.
 
-    ``accuracy`` in 0..1; ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples;
-    ``distance`` = ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the merge without its
-    search for a scale, which took ``search_seconds`` (None: it did not search); ``passes``:
-    examples that went forward and backward, from the merge's history or else counted where the networks are called;
-    ``memory``: peak resident memory in MiB of a process that loads the suite and merges, ``memory_before`` its peak
+    ``accuracy`` in 0..1; ``correct``: which of each task's test examples are right, in the order of the split, packed
+    (:mod:`merging.commands.packed`), so that measurements can be compared example by example; ``cross_entropy`` and
+    ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples; ``distance`` = ‖θ_m − θ_0‖ (None for the
+    experts, which are many); ``seconds`` wall time of the merge without its search for a scale, which took
+    ``search_seconds`` (None: it did not search); ``passes``: examples that went forward and backward, from the merge's
+    history or else counted where the networks are called; ``memory``: peak resident memory in MiB of a process that
+    loads the suite and merges, ``memory_before`` its peak
     before the merge. ``reason`` says why the method could not run; then there are no figures.
     """
 
@@ -80,6 +95,7 @@ class Measurement:
     method: str
     settings: Mapping[str, Any]
     accuracy: Sequence[float] = ()
+    correct: Sequence[str] = ()
     cross_entropy: Sequence[float] = ()
     kl: Sequence[float] = ()
     distance: float | None = None
@@ -168,7 +184,7 @@ def _reference(suite: Suite, name: str, device: str) -> dict[str, Any]:
 
 
 def _figures(suite: Suite, weights: Callable[[int], Params], model: str, device: str) -> dict[str, Any]:
-    figures: dict[str, Any] = {"accuracy": [], "cross_entropy": [], "kl": []}
+    figures: dict[str, Any] = {"accuracy": [], "correct": [], "cross_entropy": [], "kl": []}
     for index, found in enumerate(suite.tasks):
         task = found.changed(forward=_elsewhere(found.forward, device))
         labels = task.test.labels
@@ -176,6 +192,7 @@ def _figures(suite: Suite, weights: Callable[[int], Params], model: str, device:
         scores = score_task(task, weights(index), task.test.inputs, "test", model)
         teacher = score_task(task, suite.task_vectors.expert(index), task.test.inputs, "test", "expert")
         figures["accuracy"].append(accuracy(scores, labels))
+        figures["correct"].append(pack(scores.argmax(dim=1) == labels))
         figures["cross_entropy"].append(cross_entropy(scores, labels))
         figures["kl"].append(kl(teacher, scores))
     return figures

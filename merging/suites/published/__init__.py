@@ -12,7 +12,7 @@ from merging.suites.published.files import (
     model_folder,
     write_suite,
 )
-from merging.suites.published.numbers import FAMILY, NUMBERS
+from merging.suites.published.numbers import FAMILY, NUMBERS, gains
 from merging.suites.published.table import NAMES, SIZES, DataSet, PublishedSuite, find, is_published
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PublishedSuite",
     "data_folder",
     "find",
+    "gains",
     "hub_folder",
     "is_published",
     "load",

@@ -36,3 +36,15 @@ NUMBERS: Mapping[str, Mapping[str, float]] = {
     "clip-tall20:ViT-B-32": {"pretrained": 55.7, "experts": 89.8},
 }
 """Suite -> row of a reproduction -> mean over tasks of the test accuracy, in %; where nothing is known, nothing."""
+
+
+def gains(suite: str) -> dict[str, float]:
+    """Return row -> published normalised gain, (row − pretrained) / (experts − pretrained) of one paper's numbers.
+
+    Nothing where nothing but the references is known of a suite.
+    """
+    known = NUMBERS.get(suite, {})
+    if not set(known) - {"pretrained", "experts"}:
+        return {}
+    room = known["experts"] - known["pretrained"]
+    return {row: (value - known["pretrained"]) / room for row, value in known.items()}

@@ -1,7 +1,6 @@
 """The commands ``list`` and ``compare``: what they print, write, keep and refuse."""
 
 import csv
-import itertools
 import json
 import os
 import select
@@ -14,16 +13,16 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from merging import METHODS, merge
+from merging import METHODS, merge, records
 from merging.commands import compare, measure
 from merging.commands.compare import Command, parse
-from merging.commands.compare_figure import spread
 from merging.commands.listing import settings_text
 from merging.commands.measure import Spec
 from merging.commands.merge import main
+from merging.commands.packed import unpack
 from merging.params import norm, subtract
-from merging.suites import toy
-from merging.task import mean_accuracy
+from merging.suites import published, toy
+from merging.task import mean_accuracy, score_task
 
 WANTED = ("average", "task_arithmetic:scale=0.7", "samerging")
 
@@ -41,20 +40,98 @@ def runs(monkeypatch):
     return measured
 
 
+def command(out, *methods, **options):
+    return Command(suite="toy", methods=methods, out=out, **options)
+
+
 def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
     out = tmp_path / "deep" / "folder"
-    rows, _ = compare.compare(Command("toy", WANTED[:2], out))
+    rows = compare.compare(command(out, *WANTED[:2])).rows
     assert runs == ["pretrained", "experts", *WANTED[:2]]
     (out / "results" / f"average-{Spec('average').key(toy.build())}.json").write_text("{", encoding="utf-8")
     runs.clear()
-    same, _ = compare.compare(Command("toy", ("task_arithmetic:scale=.7",), out))
+    same = compare.compare(command(out, "task_arithmetic:scale=.7")).rows
     assert runs == []
     assert "task_arithmetic:scale=0.7" in [row.label for row in same]
-    again, _ = compare.compare(Command("toy", (*WANTED[:2], "task_arithmetic:scale=0.8", "average"), out))
+    again = compare.compare(command(out, *WANTED[:2], "task_arithmetic:scale=0.8", "average")).rows
     assert runs == ["average", "task_arithmetic:scale=0.8"]
-    cost = {"seconds": None, "search_seconds": None, "memory": None, "memory_before": None}
-    timeless = [replace(row, **cost) for row in again if "0.8" not in row.label]
-    assert timeless == [replace(row, **cost) for row in rows]
+    found = {row.label: (row.accuracy, row.sampled, row.kl, row.passes, row.distance) for row in again}
+    for row in rows:
+        assert found[row.label] == (row.accuracy, row.sampled, row.kl, row.passes, row.distance)
+
+
+DRAWS = "fisher:examples=8"
+
+
+def test_more_seeds_use_the_results_of_fewer(runs, tmp_path):
+    one = compare.compare(command(tmp_path, "average", DRAWS, "dare_linear:scale=0.3,seed=4")).rows
+    assert runs == ["pretrained", "experts", "average", f"{DRAWS},seed=0", "dare_linear:scale=0.3,seed=4"]
+    runs.clear()
+    three = {row.label: row for row in compare.compare(command(tmp_path, "average", DRAWS, seeds=3)).rows}
+    assert runs == [f"{DRAWS},seed=1", f"{DRAWS},seed=2"]
+    (first,) = (row for row in one if row.label == DRAWS)
+    assert first.seeds == (0,)
+    assert list(three[DRAWS].by_seed[0]) == list(first.accuracy)
+    assert three[DRAWS].seeds == (0, 1, 2)
+    assert three["average"].seeds == three["experts"].seeds == ()
+    suite = toy.build()
+    merges = [merge("fisher", suite, examples=8, seed=seed).merged for seed in (0, 1, 2)]
+    means = torch.tensor([mean_accuracy(suite.tasks, found, "test") for found in merges], dtype=torch.float64)
+    mean = three[DRAWS].mean
+    assert mean is not None
+    assert mean.value == pytest.approx(float(means.mean()))
+    assert mean.stderr == pytest.approx(float(means.std()) / 3**0.5)
+
+
+def test_after_a_seed_that_cannot_run_the_others_are_left_out(runs, tmp_path):
+    rows = compare.compare(command(tmp_path, "average", "samerging", seeds=3)).rows
+    assert runs == ["pretrained", "experts", "average", "samerging:seed=0"]
+    assert "calibration examples" in rows[-1].reason
+
+
+def test_published_gains_stand_beside_a_suite_that_has_some(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(published.NUMBERS, "toy", {"pretrained": 40.0, "experts": 80.0, "average": 70.0})  # pyright: ignore
+    arguments = ["compare", "--suite", "toy", "--methods", "average", "task_arithmetic:scale=0.7", "--published"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "published gain" in " ".join(capsys.readouterr().out.split())
+    lines = csv.DictReader((tmp_path / "compare.csv").read_text(encoding="utf-8").splitlines())
+    assert {line["method"]: line["published gain"] for line in lines} == {
+        "experts": "1.00",
+        "task_arithmetic:scale=0.7": "",
+        "average": "0.75",
+        "pretrained": "0.00",
+    }
+
+
+def test_labels_that_say_the_same_are_one_row(runs, tmp_path):
+    rows = compare.compare(command(tmp_path, "average", "task_arithmetic:scale=.7", "task_arithmetic:scale=0.7")).rows
+    assert len(rows) == 4
+    assert runs.count("task_arithmetic:scale=0.7") == 1
+
+
+def test_which_test_examples_are_right_is_kept(runs, tmp_path):
+    compare.compare(command(tmp_path, "average"))
+    suite = toy.build()
+    key = Spec("average").key(suite)
+    found = compare.read_kept(tmp_path / "results" / f"average-{key}.json", key)
+    merged = merge("average", suite).merged
+    assert found is not None
+    for task, text in zip(suite.tasks, found.correct, strict=True):
+        right = score_task(task, merged, task.test.inputs, "test", "merged").argmax(dim=1) == task.test.labels
+        assert torch.equal(unpack(text), right.double())
+
+
+@pytest.mark.parametrize("correct", [[], ["48:AA=="]])
+def test_a_kept_result_whose_examples_do_not_fit_is_measured_again(correct, runs, tmp_path):
+    compare.compare(command(tmp_path, "average"))
+    (path,) = (tmp_path / "results").glob("average-*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("digest")
+    content["measurement"]["correct"] = correct
+    path.write_text(records.to_json(content), encoding="utf-8")
+    runs.clear()
+    compare.compare(command(tmp_path, "average"))
+    assert runs == ["average"]
 
 
 @pytest.mark.parametrize(
@@ -67,13 +144,13 @@ def test_a_second_run_only_fills_what_is_missing(runs, tmp_path):
     ids=["of another method", "edited", "of an earlier version"],
 )
 def test_a_kept_result_that_is_not_what_was_measured_is_measured_again(runs, tmp_path, damage):
-    command = Command("toy", WANTED[:2], tmp_path)
-    before, _ = compare.compare(command)
+    wanted = command(tmp_path, *WANTED[:2])
+    before = compare.compare(wanted).rows
     results = tmp_path / "results"
     one, other = (next(results.glob(f"{name}-*.json")) for name in ("average", "task_arithmetic"))
     one.write_text(damage(one.read_text(encoding="utf-8"), other.read_text(encoding="utf-8")), encoding="utf-8")
     runs.clear()
-    again, _ = compare.compare(command)
+    again = compare.compare(wanted).rows
     assert runs == ["average"]
     assert [row.accuracy for row in again] == [row.accuracy for row in before]
 
@@ -90,11 +167,13 @@ def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, 
     assert sum(row["accuracy"]) / 3 == pytest.approx(accuracy / 100)
     assert row["distance"] == pytest.approx(distance)
     assert row["settings"] == {"scale": 0.7}
+    assert row["mean"] == {"value": pytest.approx(accuracy / 100), "stderr": None}
+    assert content["schema"] == "mergebound.compare/2"
     lines = list(csv.DictReader((tmp_path / "compare.csv").read_text(encoding="utf-8").splitlines()))
     assert next(line for line in lines if line["method"] == WANTED[1])["mean"] == f"{accuracy:.1f}"
     assert float(next(line for line in lines if line["method"] == "experts")["KL"]) == 0
     markdown = (tmp_path / "compare.md").read_text(encoding="utf-8")
-    assert f"| {WANTED[1]} | {accuracy:.1f} | " in markdown
+    assert f"| 1 | {WANTED[1]} |  | {accuracy:.1f} | " in markdown
     for text in (printed.out, markdown, lines[-1]["reason"]):  # samerging wants more examples than toy has
         assert "calibration examples" in text
     assert not list((tmp_path / "results").glob("samerging*")), "what did not run is tried again"
@@ -184,6 +263,7 @@ def test_settings_stand_behind_the_method_and_in_the_key():
     keys = {spec.key(suite) for spec in specs}
     assert len(keys) == len(specs)
     assert Spec("samerging").key(suite) == Spec("samerging", {"objective": "kl"}).key(suite)
+    assert Spec("fisher", {"seed": 0}).key(suite) == Spec("fisher").key(suite)
     assert Spec("average").key(suite) != Spec("average").key(replace(suite, sources={"toy": "seed 1"}))
 
 
@@ -197,6 +277,8 @@ def test_settings_stand_behind_the_method_and_in_the_key():
         (["--methods", "task_arithmetic:scale=much"], "scale: expected float | None; got 'much'"),
         (["--suite", "large"], "suite: expected mini8 or toy"),
         (["--threads", "0"], "threads: expected at least 1"),
+        (["--seeds", "0"], "seeds: expected at least 1; got 0"),
+        (["--suite", "toy", "--published"], "published gains of a suite: expected clip-ta8:ViT-B-32 or"),
         (["--suite", "toy", "--methods", "samerging"], "methods: expected one that runs on the suite"),
     ],
 )
@@ -220,10 +302,3 @@ def test_the_list_names_every_method_paper_and_setting(capsys):
         assert row.paper.split()[-1] in printed
     assert "rho=0.07" in printed
     assert "perturbation=coefficients\n" in settings_text(METHODS["samerging"].settings)
-
-
-def test_labels_are_moved_apart_and_no_further():
-    assert spread([0.1, 0.5, 0.9], 0.2) == pytest.approx([0.1, 0.5, 0.9])
-    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    places = spread(sorted(torch.rand(30).tolist()), 0.02)
-    assert min(b - a for a, b in itertools.pairwise(places)) >= 0.02 - 1e-9
