@@ -12,15 +12,18 @@ from pkgutil import iter_modules
 
 from bounds.types import refuse
 from merging.named import is_named
-from merging.suites import from_file, from_function, published
+from merging.suites import from_file, from_folder, from_function, published
 from merging.suites.base import Suite, all_hashed
 from merging.suites.content import alike
 from merging.suites.from_modules import suite_from_modules
 from merging.task_vectors import Storage
 
+_COMMAND = "build"
 _FILES = (found.name for found in iter_modules(__path__) if "_" not in found.name)  # with one: parts of a suite
 SUITES: Mapping[str, Callable[[Storage], Suite]] = {
-    name: module.suite for name in _FILES if hasattr(module := import_module(f"{__name__}.{name}"), "suite")
+    name: module.suite
+    for name in _FILES
+    if name != _COMMAND and hasattr(module := import_module(f"{__name__}.{name}"), "suite")
 }
 
 
@@ -29,8 +32,9 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
 
     Args:
         name: a name of SUITES or of a published suite (clip-ta8, clip-ta8:ViT-L-14, after ``mergebound suite fetch``),
-            the path of a suite file (.yaml, .yml; docs/own_experts.md), or ``package.module:function``, a function that
-            returns a :class:`Suite` and takes the storage or nothing.
+            the path of a suite file (.yaml, .yml; docs/own_experts.md) or of a folder that
+            ``python -m merging.suites.build`` made, or ``package.module:function``, a function that returns a
+            :class:`Suite` and takes the storage or nothing.
         storage: by default float32 or wider, in memory; of a suite file's experts nothing is kept in memory.
 
     Raises:
@@ -43,11 +47,13 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
         return published.load(text, storage).found_by(text)
     if from_file.is_suite_file(text):
         return from_file.load(Path(text), storage).found_by(str(Path(text).resolve()))
+    if from_folder.is_suite_folder(text):
+        return from_folder.load(Path(text), storage, SUITES).found_by(str(Path(text).resolve()))
     if is_named(text):
         return from_function.load(text, storage).found_by(text)
     cure = "choose a name, write a file with mergebound suite init, or name a function of yours"
     names = " or ".join((*SUITES, *published.NAMES))
-    expected = f"{names}, a file .yaml, or package.module:function"
+    expected = f"{names}, a file .yaml, a built folder, or package.module:function"
     return refuse("suite", expected=expected, got=repr(text), cure=cure)
 
 

@@ -53,7 +53,7 @@ def test_a_function_with_and_without_storage_and_what_the_artifact_says():
         ("broken_for_tests:f", r"got ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
         (
             "mini9",
-            r"suite: expected mini8 or toy or clip-ta8 .*, a file .yaml, or package.*; got 'mini9'",
+            r"suite: expected mini8 or text8 or toy or clip-ta8 .*, a built folder, or package.*; got 'mini9'",
         ),
     ],
 )

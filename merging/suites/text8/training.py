@@ -1,0 +1,104 @@
+"""Experts of the suite: full fine-tuning of the layers, then the best low-rank approximation of the change."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bounds.types import Forward, Params, Sample
+from merging.draws import task_generators
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How an expert is fine-tuned: AdamW without weight decay, linear warm-up and decay, no dropout."""
+
+    rate: float = 2e-4
+    """Peak learning rate."""
+    epochs: int = 1
+    """Passes over S_t."""
+    batch: int = 32
+    """Examples of a step."""
+    warm_up: float = 0.1
+    """Share of the steps over which the rate rises."""
+
+
+def fine_tune(
+    name: str, forward: Forward, base: Params, train: Sample, training: Training, seed: int
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Return an expert's θ and the loss of every step (nats).
+
+    Args:
+        name: of the task; with the seed it says the order of the examples.
+        forward: the task's scores.
+        base: θ_0.
+        train: S_t.
+        training: rate and length.
+        seed: of the order.
+    """
+    assert isinstance(train.inputs, Tensor)
+    assert train.labels is not None
+    (generator,) = task_generators([f"{name} batches"], seed)
+    theta = {key: value.detach().clone().requires_grad_() for key, value in base.items()}
+    steps = training.epochs * math.ceil(len(train) / training.batch)
+    rising = max(1, round(training.warm_up * steps))
+    optimizer = torch.optim.AdamW(list(theta.values()), lr=training.rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+    )
+    curve = []
+    for _ in range(training.epochs):
+        for index in torch.randperm(len(train), generator=generator).split(training.batch):
+            loss = F.cross_entropy(forward(theta, train.inputs[index]), train.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            curve.append(loss.item())
+    return {key: value.detach() for key, value in theta.items()}, curve
+
+
+def permuted(name: str, train: Sample, seed: int) -> Sample:
+    """Return S_t with its labels permuted at random among the examples."""
+    assert train.labels is not None
+    (generator,) = task_generators([f"{name} permutation"], seed)
+    return Sample(train.inputs, train.labels[torch.randperm(len(train), generator=generator)])
+
+
+def factors(base: Params, expert: Params, rank: int) -> dict[str, Tensor]:
+    """Return what :func:`merging.checkpoints.apply_low_rank` makes the expert of, in half precision.
+
+    The change of a matrix becomes its best approximation of this rank (SVD, the singular values shared evenly); the
+    change of a vector stays whole.
+    """
+    found = {}
+    for name, value in expert.items():
+        change = value - base[name]
+        if value.ndim < 2:
+            found[f"{name}.delta"] = change.half()
+            continue
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+        root = values[:rank].sqrt()
+        found[f"{name}.up"] = (left[:, :rank] * root).half().contiguous()
+        found[f"{name}.down"] = (root[:, None] * right[:rank]).half().contiguous()
+    return found
+
+
+def write_trained(theta: Mapping[str, Tensor], curve: list[float], path: Path) -> None:
+    """Write an expert before its approximation, with the loss of every step."""
+    save_file(dict(theta), path, metadata={"loss": json.dumps(curve)})
+
+
+def read_curve(path: Path) -> list[float]:
+    """Read the loss of every step."""
+    with safe_open(str(path), framework="pt") as file:
+        return json.loads(file.metadata()["loss"])
