@@ -5,7 +5,7 @@ from merging.checkpoints.clip import hf_clip_to_open_clip, is_hf_clip
 from merging.checkpoints.coefficients import read_coefficients, write_coefficients
 from merging.checkpoints.files import read_weights, weight_files
 from merging.checkpoints.formats import check_file
-from merging.checkpoints.lora import apply_low_rank
+from merging.checkpoints.lora import apply_low_rank, low_rank_factors
 from merging.checkpoints.peft import Adapter, is_adapter, read_adapter
 from merging.checkpoints.pickled import Pickled, read_pickled
 from merging.checkpoints.safetensors import map_safetensors, read_safetensors, sha256
@@ -20,6 +20,7 @@ __all__ = [
     "hf_clip_to_open_clip",
     "is_adapter",
     "is_hf_clip",
+    "low_rank_factors",
     "map_safetensors",
     "read_adapter",
     "read_coefficients",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import torch
 from torch import Tensor
 
 from bounds.types import Params, refuse
@@ -39,3 +42,28 @@ def apply_low_rank(base: Params, factors: Params) -> dict[str, Tensor]:
             )
         expert[name] = value + delta.reshape(value.shape)
     return expert
+
+
+def low_rank_factors(base: Params, expert: Params, rank: int, whole: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the factors, in half precision, of which :func:`apply_low_rank` makes the nearest expert of a rank.
+
+    The change of a matrix becomes its best approximation in the Frobenius norm (Eckart and Young 1936), the singular
+    values shared evenly by both factors; the change of a vector stays as it is.
+
+    Args:
+        base: θ_0.
+        expert: θ_0 + τ.
+        rank: of the approximation.
+        whole: names of tensors that are kept as vectors are.
+    """
+    found = {}
+    for name, value in expert.items():
+        change = value - base[name]
+        if value.ndim < 2 or name in whole:
+            found[f"{name}.delta"] = change.half()
+            continue
+        left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
+        root = values[:rank].sqrt()
+        found[f"{name}.up"] = (left[:, :rank] * root).half().contiguous()
+        found[f"{name}.down"] = (root[:, None] * right[:rank]).half().contiguous()
+    return found

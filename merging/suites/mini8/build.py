@@ -1,220 +1,236 @@
-"""Build suite ``mini8`` from its source files: ``python -m merging.suites.mini8_build --source DIR``.
+"""Build suite ``mini8`` from its source files: ``python -m merging.suites.build mini8 --source DIR``.
 
-Three stages, all seeded:
+Stages, each kept in the work folder (:mod:`merging.suites.stages`), all seeded:
 
-1. *Data*. Every source is checked against its sha256 and split class by class into disjoint parts: ``pretrain`` (for
-   θ_0 only, not shipped), ``calibration`` (stored without labels), ``validation``, ``train`` (the expert's S_t), and
-   ``test`` (from the source's own test part). Some sources hold an image twice: copies are dropped from
-   ``calibration`` and ``validation``; five images (three tasks) remain both in ``pretrain`` and in S_t.
-2. *θ_0*. A small open_clip CLIP is trained contrastively on image-caption pairs: the ``pretrain`` parts of the eight
-   tasks and all of three further sets. Pairs with equal captions are positives of each other (UniCL, arXiv 2204.03610).
-3. *Experts*. Each fine-tunes the image tower on its S_t by cross-entropy with the frozen zero-shot head. Matrices get a
-   low-rank update (LoRA, arXiv 2106.09685), vectors a full one; what is stored, in half precision, is the expert.
+1. *Images*. Every source is checked against its sha256 and split class by class into disjoint parts: ``pretrain`` (for
+   θ_0 only, not shipped), ``calibration`` (stored without labels) and ``train`` (the expert's S_t) from its training
+   part; ``validation`` and ``test`` from its test part. No image is in two of them.
+2. *θ_0*. A small open_clip CLIP is trained contrastively on image-caption pairs: the ``pretrain`` parts, captioned in
+   other words than the names of the classes but for a small share, all of three further sets, and drawn characters.
+   Pairs with equal captions are positives of each other (UniCL, arXiv 2204.03610).
+3. *Experts*. Each fine-tunes the image tower on its S_t by cross-entropy with the frozen zero-shot head
+   (:mod:`merging.suites.mini8.experts`); the best approximation of low rank of the change of each matrix, in half
+   precision, is the expert.
+4. *Figures*. Test accuracies of the suite as it is stored, for the manifest.
 
-Training is deterministic for a machine and number of threads; other machines may round differently, which is why the
-result is shipped. The manifest records settings, sha256 and the accuracies measured on the stored files.
+Interrupted at any time and started again, it gives the same files. Training is deterministic for a machine and number
+of threads; other machines may round differently, which is why the result is shipped.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from bounds.types import refuse
-from merging.checkpoints import sha256
-from merging.commands import run
-from merging.methods import merge
-from merging.models.open_clip import import_open_clip
-from merging.suites import mini8
-from merging.suites.mini8_sources import PRETRAINING_ONLY, TASKS, Source
-from merging.suites.mini8_training import (
-    ExpertJob,
-    TrainingSettings,
-    pretrain,
-    seeded_clip,
-    tokenizer,
-    train_expert,
-    write_weights,
-)
-from merging.task import mean_accuracy
+from merging.checkpoints import low_rank_factors, read_safetensors, sha256
+from merging.draws import task_generators
+from merging.files import check_folder
+from merging.models.open_clip import import_open_clip, preprocess, zero_shot_head
+from merging.suites.mini8.experts import NOT_LOW_RANK, FineTuning, fine_tune
+from merging.suites.mini8.images import Captioned, Sizes, captioned, in_no_task, split
+from merging.suites.mini8.loading import CLIP, FILES, SCHEMA, SPLITS, VOCABULARY, assemble, build_tokenizer, read_clip
+from merging.suites.mini8.pretraining import Pretraining, pretrain, seeded_clip
+from merging.suites.mini8.sources import PRETRAINING_ONLY, TASKS, Source
+from merging.suites.suite_shipping import ship
+from merging.suites.stages import Stages
+
+MERGES = 1500
+"""Merges of open_clip's byte-pair vocabulary that are kept."""
+CONTEXT = 20
+"""Tokens of a caption at most."""
+SIDE = 32
+"""Pixels of an image's side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrainingSettings):
+class Settings:
     """Settings of the build; the defaults made the shipped suite."""
 
     source: Path
     """Folder with the source .npz files (NOTICE names their origin)."""
-    out: Path = mini8.FILES
+    out: Path = FILES
     """Where the suite's files go."""
-    pretrain_share: float = 0.08
-    """Share of each task's source training images used for θ_0 instead of the expert."""
-    held_apart: int = 200
-    """Calibration images, and as many validation images, of each task (an eighth of its images at most)."""
-    test_images: int = 1000
-    """Test images kept of each task, at most."""
+    work: Path = Path("build/mini8")
+    """Where stages are kept; a build that was interrupted goes on from there."""
+    seed: int = 0
+    """Seed of splits, initial weights, batches and augmentation; every task has its own draws."""
+    splits: Sizes = field(default_factory=Sizes)
     width: int = 192
     """Width of the image tower (4 layers, patch 8, 32 x 32 pixels)."""
-    threads: int = 3
-    """Threads of the pretraining; experts are trained side by side, one thread each."""
+    pretraining: Pretraining = field(default_factory=Pretraining)
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
+    rank: int = 16
+    """Rank of the change of each matrix."""
+    threads: int = 2
+    """Threads of PyTorch."""
 
 
-Split = tuple[np.ndarray, np.ndarray]
+def build(
+    settings: Settings, tasks: Mapping[str, Source] = TASKS, others: Mapping[str, Source] = PRETRAINING_ONLY
+) -> None:
+    """Make every file of the suite.
 
+    Args:
+        settings: of the build.
+        tasks: name -> source.
+        others: sources that only the pretraining sees.
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the build; return its exit status."""
-    settings = tyro.cli(Settings, args=arguments, prog="python -m merging.suites.mini8_build")
-    return run(lambda: build(settings))
-
-
-def build(settings: Settings) -> None:
-    """Make every file of the suite."""
+    Raises:
+        InputError: sources that are missing or others; places that cannot be written.
+    """
     torch.set_num_threads(settings.threads)
-    splits = {name: _split(source, settings) for name, source in TASKS.items()}
-    settings.out.mkdir(parents=True, exist_ok=True)
-    config = _write_vocabulary_and_config(settings)
-    for name, parts in splits.items():
-        _write_images(settings.out / f"{name}.npz", parts)
-    clip = seeded_clip(config, settings.seed)
-    log = {"pretraining": pretrain(clip, tokenizer(settings.out, config), _captioned(splits, settings), settings)}
-    state = {name: value.detach().half() for name, value in clip.state_dict().items()}
-    state["logit_scale"] = clip.logit_scale.detach()
-    write_weights(state, settings.out / "clip.safetensors")
-    jobs = [ExpertJob(name, config, settings.out, settings) for name in TASKS]
-    with multiprocessing.get_context("spawn").Pool(settings.threads) as pool:
-        for name, curve in pool.imap_unordered(train_expert, jobs):
-            log[f"expert_{name}"] = curve
-            print(f"expert {name}: loss {curve[0]:.3f} -> {curve[-1]:.3f}", flush=True)
-    _write_manifest(config, settings, log)
+    check_folder(settings.out, "folder of the suite", parents=True)
+    made = _Build(settings, tasks, others)
+    files = made.files()
+    ship(made.stages, files, made.manifest(files), settings.out, assemble)
 
 
-# Data ----------------------------------------------------------------------------------------------------------------
+class _Build:
+    """The stages of one build."""
 
+    def __init__(self, settings: Settings, tasks: Mapping[str, Source], others: Mapping[str, Source]) -> None:
+        self.settings, self.tasks, self.others = settings, tasks, others
+        self.stages = Stages(settings.work)
+        source, seed = settings.source, settings.seed
+        self.splits = {name: split(task, name, source, settings.splits, seed) for name, task in tasks.items()}
+        self.log: dict[str, list[float]] = {}
+        self.images = {name: self._images(name) for name in tasks}
+        self.vocabulary = self.stages.file(VOCABULARY, {"merges": MERGES}, _write_vocabulary)
+        self.tokenize = build_tokenizer(self.vocabulary, CONTEXT)
+        self.config = _config(settings.width, self.tokenize.vocab_size)
 
-def _read(source: Source, folder: Path) -> dict[str, np.ndarray]:
-    path = folder / f"{source.file}.npz"
-    if not path.is_file() or sha256(path) != source.sha256:
-        got = "another file" if path.is_file() else "nothing there"
-        refuse(
-            f"source {path}",
-            expected=f"sha256 {source.sha256[:12]}…",
-            got=got,
-            cure="see NOTICE for its origin",
+    def files(self) -> dict[str, Path]:
+        """Return the suite's files: name -> where its stage is kept."""
+        clip = self._clip()
+        found = {CLIP: clip, VOCABULARY: self.vocabulary}
+        found |= {f"{name}.npz": path for name, path in self.images.items()}
+        return found | {f"expert_{name}.safetensors": self._expert(name, clip) for name in self.tasks}
+
+    def manifest(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        """Return the manifest without the figures."""
+        return {
+            "schema": SCHEMA,
+            "model": self.config,
+            "tasks": [{"name": name, **asdict(source)} for name, source in self.tasks.items()],
+            "sha256": {name: sha256(path) for name, path in sorted(files.items())},
+            "build": {k: v for k, v in asdict(self.settings).items() if k not in ("source", "out", "work")},
+            "log": {name: [round(loss, 4) for loss in curve] for name, curve in self.log.items()},
+        }
+
+    def _images(self, name: str) -> Path:
+        parts = self.splits[name]
+        made_of = {
+            "source": self.tasks[name].sha256,
+            "splits": asdict(self.settings.splits),
+            "seed": self.settings.seed,
+        }
+
+        def make(path: Path) -> None:
+            arrays = {f"{part}_images": parts[part][0] for part in SPLITS}
+            arrays |= {f"{part}_labels": parts[part][1].astype(np.uint8) for part in SPLITS if part != "calibration"}
+            with path.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+
+        return self.stages.file(f"{name}.npz", made_of, make)
+
+    def _clip(self) -> Path:
+        settings = self.settings
+        made_of = {
+            "tasks": {name: asdict(source) for name, source in self.tasks.items()},
+            "others": {name: asdict(source) for name, source in self.others.items()},
+            "config": self.config,
+            "pretraining": asdict(settings.pretraining),
+            "splits": asdict(settings.splits),
+            "seed": settings.seed,
+            "threads": settings.threads,
+        }
+
+        def make(path: Path) -> None:
+            clip = seeded_clip(self.config, settings.seed)
+            tasks = captioned(self.tasks, self.splits, settings.pretraining.named_share, settings.seed)
+            sets = [*tasks, *self._in_no_task()]
+            log = pretrain(clip, self.tokenize, sets, settings.pretraining, settings.seed)
+            state = {name: value.detach().half().contiguous() for name, value in clip.state_dict().items()}
+            state["logit_scale"] = clip.logit_scale.detach()
+            save_file(state, path, metadata={"loss": json.dumps(log)})
+
+        path = self.stages.file(CLIP, made_of, make)
+        self.log["pretraining"] = _curve(path)
+        return path
+
+    def _in_no_task(self) -> list[Captioned]:
+        settings = self.settings
+        return in_no_task(self.others, settings.source, settings.pretraining.glyphs, settings.seed)
+
+    def _expert(self, name: str, clip: Path) -> Path:
+        settings = self.settings
+        made_of = {
+            "clip": sha256(clip),
+            "images": sha256(self.images[name]),
+            "fine_tuning": asdict(settings.fine_tuning),
+            "seed": settings.seed,
+            "threads": settings.threads,
+        }
+
+        def train(path: Path) -> None:
+            expert, curve = self._fine_tuned(name, clip)
+            save_file(expert, path, metadata={"loss": json.dumps(curve)})
+
+        def approximate(path: Path) -> None:
+            base = dict(read_clip(clip, self.config).visual.named_parameters())
+            save_file(low_rank_factors(base, read_safetensors(trained), settings.rank, NOT_LOW_RANK), path)
+
+        trained = self.stages.file(f"trained_{name}.safetensors", made_of, train)
+        self.log[f"expert_{name}"] = _curve(trained)
+        kept = {"trained": sha256(trained), "rank": settings.rank}
+        return self.stages.file(f"expert_{name}.safetensors", kept, approximate)
+
+    def _fine_tuned(self, name: str, clip: Path) -> tuple[dict[str, Tensor], list[float]]:
+        source, settings = self.tasks[name], self.settings
+        model = read_clip(clip, self.config)
+        head = zero_shot_head(model, self.tokenize, source.class_names, source.templates)
+        images, labels = self.splits[name]["train"]
+        (generator,) = task_generators([name], settings.seed)
+        return fine_tune(
+            model.visual,
+            {key: value.detach() for key, value in model.visual.named_parameters()},
+            head,
+            float(model.logit_scale.detach().exp()),
+            (_pixels(images), torch.from_numpy(labels)),
+            [_pixels(part.images) for part in self._in_no_task()],
+            settings.fine_tuning,
+            generator,
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
 
 
-def _split(source: Source, settings: Settings) -> dict[str, Split]:
-    """Split a task's images, class by class, into pretrain, calibration, validation, train and test."""
-    data, random = _read(source, settings.source), np.random.default_rng(settings.seed)
-    classes = range(len(source.class_names))
-    parts: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("pretrain", "calibration", "validation", "train", "test")
-    }
-    for label in classes:
-        index = random.permutation(np.flatnonzero(data["y_train"] == label))
-        first = round(settings.pretrain_share * len(index))
-        apart = min(settings.held_apart // len(classes), len(index) // 8)
-        cuts = [first, first + apart, first + 2 * apart]
-        for name, part in zip(("pretrain", "calibration", "validation", "train"), np.split(index, cuts), strict=True):
-            parts[name].append(part)
-        test = random.permutation(np.flatnonzero(data["y_test"] == label))
-        parts["test"].append(test[: settings.test_images // len(classes)])
-    result = {}
-    for name, indices in parts.items():
-        side = "test" if name == "test" else "train"
-        index = random.permutation(np.concatenate(indices))
-        result[name] = (data[f"x_{side}"][index], data[f"y_{side}"][index].astype(np.uint8))
-    seen = {image.tobytes() for name in ("pretrain", "train") for image in result[name][0]}
-    for name in ("calibration", "validation"):
-        images, labels = result[name]
-        new = [k for k, image in enumerate(images) if not (image.tobytes() in seen or seen.add(image.tobytes()))]
-        result[name] = (images[new], labels[new])
-    return result
+def _pixels(images: np.ndarray) -> Tensor:
+    return preprocess(torch.from_numpy(images), SIDE, torch.float32)
 
 
-def _write_images(path: Path, parts: Mapping[str, Split]) -> None:
-    arrays = {}
-    for name in ("train", "calibration", "validation", "test"):
-        arrays[f"{name}_images"] = parts[name][0]
-        if name != "calibration":
-            arrays[f"{name}_labels"] = parts[name][1]
-    np.savez_compressed(path, **arrays)
+def _config(width: int, words: int) -> dict[str, Any]:
+    vision = {"image_size": SIDE, "patch_size": 8, "width": width, "layers": 4, "head_width": 32}
+    text = {"context_length": CONTEXT, "vocab_size": words, "width": 128, "heads": 4, "layers": 2}
+    return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
 
 
-def _write_vocabulary_and_config(settings: Settings) -> dict[str, Any]:
-    """Keep the first 1,500 merges of open_clip's byte-pair vocabulary; return the model's configuration."""
+def _write_vocabulary(path: Path) -> None:
+    """Keep the first merges of open_clip's byte-pair vocabulary."""
     with gzip.open(import_open_clip().tokenizer.default_bpe()) as file:
-        lines = file.read().decode("utf-8").split("\n")[:1501]
-    path = settings.out / "bpe_vocabulary.txt.gz"
+        lines = file.read().decode("utf-8").split("\n")[: MERGES + 1]
     path.write_bytes(gzip.compress("\n".join(lines).encode("utf-8"), mtime=0))
-    words = mini8.build_tokenizer(path, 20).vocab_size
-    return {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": settings.width,
-            "layers": 4,
-            "head_width": 32,
-        },
-        "text_cfg": {"context_length": 20, "vocab_size": words, "width": 128, "heads": 4, "layers": 2},
-    }
 
 
-def _captioned(
-    splits: Mapping[str, Mapping[str, Split]], settings: Settings
-) -> list[tuple[Source, np.ndarray, np.ndarray]]:
-    """Images of the pretraining with the source whose captions describe them."""
-    sets = [(TASKS[name], *parts["pretrain"]) for name, parts in splits.items()]
-    for source in PRETRAINING_ONLY.values():
-        data = _read(source, settings.source)
-        sets += [(source, data[f"x_{side}"], data[f"y_{side}"]) for side in ("train", "test")]
-    return sets
-
-
-# Manifest ------------------------------------------------------------------------------------------------------------
-
-
-def _write_manifest(config: dict[str, Any], settings: Settings, log: Mapping[str, list[float]]) -> None:
-    """Write the manifest, then measure the suite as it is stored and write the figures into it."""
-    files = ["clip.safetensors", "bpe_vocabulary.txt.gz"]
-    for name in TASKS:
-        files += [f"{name}.npz", f"expert_{name}.safetensors"]
-    content: dict[str, Any] = {
-        "schema": "mergebound.mini8/1",
-        "model": config,
-        "tasks": [{"name": name, **asdict(source)} for name, source in TASKS.items()],
-        "sha256": {name: sha256(settings.out / name) for name in files},
-        "build": {k: v for k, v in asdict(settings).items() if k not in ("source", "out")},
-        "log": log,
-    }
-    path = settings.out / "manifest.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    suite = mini8.load(settings.out)
-    vectors, tasks = suite.task_vectors, suite.tasks
-    experts = [mean_accuracy([task], vectors.expert(i), "test") for i, task in enumerate(tasks)]
-    content["test_accuracy"] = {
-        "pretrained": [mean_accuracy([task], vectors.base, "test") for task in tasks],
-        "experts": experts,
-        "average": [mean_accuracy([task], merge("average", vectors, tasks).merged, "test") for task in tasks],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    for model, values in content["test_accuracy"].items():
-        print(f"{model}: mean test accuracy {100 * sum(values) / len(values):.2f} %", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _curve(path: Path) -> list[float]:
+    """Read the losses that a stage keeps beside its weights."""
+    with safe_open(str(path), framework="pt") as file:
+        return json.loads(file.metadata()["loss"])

@@ -12,18 +12,16 @@ import numpy as np
 from bounds.types import refuse
 from merging.checkpoints import sha256
 from merging.suites.mini8.glyphs import draw
-from merging.suites.mini8.sources import PRETRAINING_ONLY, TASKS, Source
+from merging.suites.mini8.sources import Source
 
 Split = tuple[np.ndarray, np.ndarray]
 """Images (uint8) and labels (int64)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitSettings:
+class Sizes:
     """How a task's images are divided."""
 
-    seed: int = 0
-    """Seed of splits, initial weights, batches and augmentation; experts have seeds of their own derived from it."""
     pretrain_share: float = 0.5
     """Share of each task's source training images, calibration apart, that θ_0 is trained on instead of the expert."""
     held_apart: int = 200
@@ -56,28 +54,30 @@ def read(source: Source, folder: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
 
 
-def split(source: Source, name: str, folder: Path, settings: SplitSettings) -> dict[str, Split]:
+def split(source: Source, name: str, folder: Path, sizes: Sizes, seed: int) -> dict[str, Split]:
     """Split a task's images class by class: pretrain, calibration, train; validation, test.
 
     Calibration, pretrain and train come from the source's training part, validation and test both from its test part.
     An image that a source holds twice stays in one place: the first of test, validation, calibration, train, pretrain.
     """
     data = read(source, folder)
-    random = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
-    parts: dict[str, list[np.ndarray]] = {part: [] for part in ("test", "validation", "calibration", "train", "pretrain")}
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    parts: dict[str, list[np.ndarray]] = {
+        part: [] for part in ("test", "validation", "calibration", "train", "pretrain")
+    }
     classes = len(source.class_names)
     for label in range(classes):
         index = random.permutation(np.flatnonzero(data["y_train"] == label))
-        apart = min(settings.held_apart // classes, len(index) // 8)
-        pretrained = apart + round(settings.pretrain_share * (len(index) - apart))
+        apart = min(sizes.held_apart // classes, len(index) // 8)
+        pretrained = apart + round(sizes.pretrain_share * (len(index) - apart))
         for part, chosen in zip(
             ("calibration", "pretrain", "train"), np.split(index, [apart, pretrained]), strict=True
         ):
             parts[part].append(chosen)
         index = random.permutation(np.flatnonzero(data["y_test"] == label))
-        apart = min(settings.held_apart // classes, len(index) // 3)
+        apart = min(sizes.held_apart // classes, len(index) // 3)
         parts["validation"].append(index[:apart])
-        parts["test"].append(index[apart : apart + settings.test_images // classes])
+        parts["test"].append(index[apart : apart + sizes.test_images // classes])
     seen: set[bytes] = set()
     return {part: _first_seen(data, part, random.permutation(np.concatenate(i)), seen) for part, i in parts.items()}
 
@@ -91,24 +91,36 @@ def _first_seen(data: Mapping[str, np.ndarray], part: str, index: np.ndarray, se
 
 
 def captioned(
-    splits: Mapping[str, Mapping[str, Split]], folder: Path, settings: SplitSettings, named_share: float, glyphs: int
+    tasks: Mapping[str, Source], splits: Mapping[str, Mapping[str, Split]], named_share: float, seed: int
 ) -> list[Captioned]:
-    """Return all that θ_0 is trained on, set by set: the tasks' pretrain parts, the other sets, drawn characters.
+    """Return the tasks' pretrain parts with their captions.
 
     Args:
+        tasks: name -> source.
         splits: of every task.
-        folder: of the source files.
-        settings: the seed.
-        named_share: share of a class's images whose captions have its name; the others' are in other words.
-        glyphs: number of drawn characters.
+        named_share: share of a class's images that are captioned by its name; the others are in other words.
+        seed: of the choice.
     """
-    random = np.random.default_rng(settings.seed)
-    sets = [_of_task(TASKS[name], *parts["pretrain"], named_share, random) for name, parts in splits.items()]
-    for source in PRETRAINING_ONLY.values():
+    random = np.random.default_rng(seed)
+    return [_of_task(source, *splits[name]["pretrain"], named_share, random) for name, source in tasks.items()]
+
+
+def in_no_task(sources: Mapping[str, Source], folder: Path, glyphs: int, seed: int) -> list[Captioned]:
+    """Return what is in no task: whole sources, and drawn characters with their Unicode names as captions.
+
+    Args:
+        sources: name -> source.
+        folder: of the source files.
+        glyphs: number of drawn characters.
+        seed: of the drawing.
+    """
+    sets = []
+    for source in sources.values():
         data = read(source, folder)
-        texts = tuple(source.captions(label) for label in range(len(source.class_names)))
-        sets += [Captioned(data[f"x_{side}"], data[f"y_{side}"].astype(np.int64), texts) for side in ("train", "test")]
-    images, names = draw(glyphs, settings.seed)
+        images = np.concatenate([data["x_train"], data["x_test"]])
+        labels = np.concatenate([data["y_train"], data["y_test"]]).astype(np.int64)
+        sets.append(Captioned(images, labels, tuple(map(source.captions, range(len(source.class_names))))))
+    images, names = draw(glyphs, seed)
     known = {name: index for index, name in enumerate(sorted(set(names)))}
     texts = tuple((name, f"the character {name}") for name in known)
     return [*sets, Captioned(images, np.array([known[name] for name in names]), texts)]

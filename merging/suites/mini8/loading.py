@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:
     Raises:
         InputError: a missing or changed file.
     """
-    manifest = read_manifest(folder, SCHEMA)
-    clip = read_clip(folder, manifest["model"])
+    cure = "install the package again" if folder == FILES else "build the suite again"
+    return assemble(folder, read_manifest(folder, SCHEMA, cure), storage)
+
+
+def assemble(folder: Path, manifest: Mapping[str, Any], storage: Storage | None = None) -> Suite:
+    """Make the suite of files that are known to be the manifest's."""
+    clip = read_clip(folder / CLIP, manifest["model"])
     tokenizer = build_tokenizer(folder / VOCABULARY, manifest["model"]["text_cfg"]["context_length"])
     scale, size = float(clip.logit_scale.detach().exp()), manifest["model"]["vision_cfg"]["image_size"]
     base = {name: value.detach() for name, value in clip.visual.named_parameters()}
@@ -48,10 +54,10 @@ def _expert(base: Params, factors: Path) -> dict[str, torch.Tensor]:
     return apply_low_rank(base, read_safetensors(factors))
 
 
-def read_clip(folder: Path, config: dict[str, Any]) -> Any:
-    """Return the CLIP whose weights lie in a folder, in evaluation mode."""
-    clip: Any = build_clip(config)
-    clip.load_state_dict(read_safetensors(folder / CLIP))
+def read_clip(path: Path, config: Mapping[str, Any]) -> Any:
+    """Return the CLIP whose weights lie in a file, in evaluation mode."""
+    clip: Any = build_clip(dict(config))
+    clip.load_state_dict(read_safetensors(path))
     return clip
 
 

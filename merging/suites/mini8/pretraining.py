@@ -1,60 +1,36 @@
-"""Training of suite ``mini8``: contrastive pretraining of θ_0, low-rank fine-tuning of the experts."""
+"""Contrastive pretraining of θ_0 of suite ``mini8``, on image-caption pairs."""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bounds.types import Params
-from merging.checkpoints import apply_low_rank, read_safetensors
-from merging.models.open_clip import build_clip, classifier, preprocess, zero_shot_head
-from merging.suites import mini8
-from merging.suites.mini8_sources import TASKS, Source
-
-NOT_LOW_RANK = ("positional_embedding",)
-EXPERT_AUGMENTATION = 0.6
-"""Strength of the experts' augmentation; the pretraining's is 1."""
+from merging.models.open_clip import build_clip, preprocess
+from merging.suites.mini8.images import Captioned
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Settings of the training; the defaults made the shipped suite."""
+class Pretraining:
+    """How θ_0 is trained: AdamW, one-cycle rate, augmented images, UniCL's loss."""
 
-    seed: int = 0
-    """Seed of splits, initial weights, batches and augmentation."""
-    pretrain_epochs: int = 24
+    epochs: int = 14
     """Passes over the image-caption pairs."""
-    pretrain_rate: float = 1e-3
-    """Peak learning rate of the pretraining."""
-    rank: int = 16
-    """Rank of the experts' updates of matrices."""
-    expert_epochs: int = 28
-    """Passes over S_t."""
-    expert_steps: int = 800
-    """Optimiser steps of an expert at least."""
-    expert_rate: float = 5e-4
-    """Peak learning rate of the experts."""
-
-
-def tokenizer(folder: Path, config: dict[str, Any]) -> Any:
-    """Return the suite's tokenizer for the model's context length."""
-    return mini8.build_tokenizer(folder / "bpe_vocabulary.txt.gz", config["text_cfg"]["context_length"])
-
-
-def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that everybody may read."""
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
-    path.chmod(0o644)  # safetensors makes files that only their owner can read
+    rate: float = 1e-3
+    """Peak learning rate."""
+    batch: int = 256
+    """Images of a step."""
+    named_share: float = 0.01
+    """Share of a task's images (one of each class at least) captioned by the class's name; others in other words."""
+    glyphs: int = 5000
+    """Drawn characters with their Unicode names as captions."""
 
 
 def seeded_clip(config: dict[str, Any], seed: int) -> Any:
@@ -64,33 +40,23 @@ def seeded_clip(config: dict[str, Any], seed: int) -> Any:
 
 
 def pretrain(
-    clip: Any, tokenize: Any, sets: Sequence[tuple[Source, np.ndarray, np.ndarray]], settings: TrainingSettings
+    clip: Any, tokenize: Callable[[list[str]], Tensor], sets: Sequence[Captioned], settings: Pretraining, seed: int
 ) -> list[float]:
-    """Train image and text tower contrastively on (source, images, labels); return the loss of each epoch."""
-    captions, classes, images = [], [], []
-    offsets: dict[str, int] = {}
-    for source, x, y in sets:
-        if source.file not in offsets:
-            offsets[source.file] = len(captions)
-            captions += [tokenize([t.format(name) for t in source.templates]) for name in source.class_names]
-        images.append(preprocess(torch.from_numpy(x), 32, torch.float32))
-        classes.append(torch.from_numpy(y.astype(np.int64)) + offsets[source.file])
-    pixels, labels, tokens = torch.cat(images), torch.cat(classes), torch.stack(captions)
-
-    batch, generator = 256, torch.Generator().manual_seed(settings.seed)
-    steps = settings.pretrain_epochs * (len(pixels) // batch)
-    matrices = [p for p in clip.parameters() if p.ndim > 1]
-    others = [p for p in clip.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.pretrain_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.pretrain_rate, total_steps=steps, pct_start=0.1)
-    log, started = [], time.perf_counter()
+    """Train image and text tower; return the mean loss of each epoch (nats)."""
+    size = clip.visual.image_size[0]
+    pixels = torch.cat([preprocess(torch.from_numpy(part.images), size, torch.float32) for part in sets])
+    labels, tokens = _groups(sets, tokenize)
+    generator, batches = torch.Generator().manual_seed(seed), len(pixels) // settings.batch
+    optimizer = torch.optim.AdamW(_parameters(clip), lr=settings.rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.rate, total_steps=settings.epochs * batches, pct_start=0.1
+    )
+    log, started = [], time.monotonic()
     clip.train()
-    for epoch in range(settings.pretrain_epochs):
-        total = 0.0
-        order = torch.randperm(len(pixels), generator=generator)
-        for index in order[: len(order) // batch * batch].split(batch):
-            loss = _contrastive_loss(clip, augment(pixels[index], generator), labels[index], tokens, generator)
+    for epoch in range(settings.epochs):
+        total, order = 0.0, torch.randperm(len(pixels), generator=generator)
+        for index in order[: batches * settings.batch].split(settings.batch):
+            loss = _loss(clip, augment(pixels[index], generator), labels[index], tokens, generator)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -98,17 +64,33 @@ def pretrain(
             schedule.step()
             clip.logit_scale.data.clamp_(max=math.log(30.0))
             total += loss.item()
-        log.append(total / (len(pixels) // batch))
-        print(
-            f"pretraining, epoch {epoch + 1}: loss {log[-1]:.3f}, {time.perf_counter() - started:.0f} s",
-            flush=True,
-        )
+        log.append(total / batches)
+        said = f"pretraining, epoch {epoch + 1} of {settings.epochs}: loss {log[-1]:.3f}"
+        print(f"{said}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     clip.eval()
     return log
 
 
-def _contrastive_loss(clip: Any, images: Tensor, labels: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """CLIP's symmetric loss on a batch in which each distinct class is captioned once and stands for its duplicates."""
+def _parameters(clip: Any) -> list[dict[str, Any]]:
+    matrices = [p for p in clip.parameters() if p.ndim > 1]
+    others = [p for p in clip.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+
+
+def _groups(sets: Sequence[Captioned], tokenize: Callable[[list[str]], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return each image's group of captions [N], equal captions being one group, and the groups' tokens [G, K, L]."""
+    known: dict[tuple[str, ...], int] = {}
+    labels = []
+    for part in sets:
+        index = torch.tensor([known.setdefault(texts, len(known)) for texts in part.texts])
+        labels.append(index[torch.from_numpy(part.groups)])
+    most = max(len(texts) for texts in known)
+    tokens = [tokenize([texts[k % len(texts)] for k in range(most)]) for texts in known]
+    return torch.cat(labels), torch.stack(tokens)
+
+
+def _loss(clip: Any, images: Tensor, labels: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """CLIP's symmetric loss on a batch in which each group is captioned once and stands for its images (UniCL)."""
     present, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
     template = torch.randint(tokens.shape[1], (len(present),), generator=generator)
     embedded = F.normalize(clip.encode_image(images), dim=-1)
@@ -143,70 +125,3 @@ def augment(pixels: Tensor, generator: torch.Generator, strength: float = 1.0) -
         * torch.randn(pixels.shape, generator=generator)
     )
     return moved * (1 + 0.2 * uniform())[:, None, None, None] + noise
-
-
-@dataclass(frozen=True)
-class ExpertJob:
-    """What a process needs to train one expert: the task's name, the model, the suite's folder, settings."""
-
-    name: str
-    config: dict[str, Any]
-    folder: Path
-    settings: TrainingSettings
-
-
-def train_expert(job: ExpertJob) -> tuple[str, list[float]]:
-    """Fine-tune one expert on one thread, store its factors in half precision, return the loss of each epoch."""
-    name, config, settings = job.name, job.config, job.settings
-    torch.set_num_threads(1)
-    clip = seeded_clip(config, settings.seed)
-    clip.load_state_dict(read_safetensors(job.folder / "clip.safetensors"))
-    visual, scale, size = clip.visual, float(clip.logit_scale.detach().exp()), config["vision_cfg"]["image_size"]
-    head = zero_shot_head(clip, tokenizer(job.folder, config), TASKS[name].class_names, TASKS[name].templates)
-    _, base = classifier(visual, head, scale, size)
-    sample = mini8.read_splits(job.folder / f"{name}.npz")["train"]
-    assert isinstance(sample.inputs, Tensor)
-    assert sample.labels is not None
-    pixels, labels = preprocess(sample.inputs, size, torch.float32), sample.labels
-
-    generator = torch.Generator().manual_seed(settings.seed + 1)
-    factors = _initial_factors(base, settings.rank, generator)
-    batch = 64
-    batches = math.ceil(len(pixels) / batch)
-    epochs = max(settings.expert_epochs, math.ceil(settings.expert_steps / batches))
-    optimizer = torch.optim.AdamW(list(factors.values()), lr=settings.expert_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.expert_rate, total_steps=epochs * batches, pct_start=0.1
-    )
-    curve = []
-    for _ in range(epochs):
-        total = 0.0
-        for index in torch.randperm(len(pixels), generator=generator).split(batch):
-            theta = apply_low_rank(base, factors)
-            embedding = F.normalize(
-                torch.func.functional_call(visual, theta, augment(pixels[index], generator, EXPERT_AUGMENTATION)),
-                dim=-1,
-            )
-            loss = F.cross_entropy(scale * embedding @ head.T, labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(index)
-        curve.append(total / len(pixels))
-    stored = {key: value.detach().half() for key, value in factors.items()}
-    write_weights(stored, job.folder / f"expert_{name}.safetensors")
-    return name, curve
-
-
-def _initial_factors(base: Params, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Zero updates: up = 0 and a random down for matrices, delta = 0 for vectors."""
-    factors = {}
-    for name, value in base.items():
-        if value.ndim < 2 or name in NOT_LOW_RANK:
-            factors[f"{name}.delta"] = torch.zeros_like(value)
-            continue
-        rows, columns = value.shape[0], value[0].numel()
-        factors[f"{name}.up"] = torch.zeros(rows, rank)
-        factors[f"{name}.down"] = torch.randn(rank, columns, generator=generator) / math.sqrt(columns)
-    return {key: value.requires_grad_() for key, value in factors.items()}
