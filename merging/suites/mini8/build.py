@@ -41,8 +41,8 @@ from merging.suites.mini8.images import Captioned, Sizes, captioned, in_no_task,
 from merging.suites.mini8.loading import CLIP, FILES, SCHEMA, SPLITS, VOCABULARY, assemble, build_tokenizer, read_clip
 from merging.suites.mini8.pretraining import Pretraining, pretrain, seeded_clip
 from merging.suites.mini8.sources import PRETRAINING_ONLY, TASKS, Source
-from merging.suites.suite_shipping import ship
 from merging.suites.stages import Stages
+from merging.suites.suite_shipping import ship
 
 MERGES = 1500
 """Merges of open_clip's byte-pair vocabulary that are kept."""

@@ -41,7 +41,8 @@ def test_validation_and_test_come_from_the_same_part_of_the_source(source, tmp_p
 
 def test_labels_stay_with_their_images(source, tmp_path):
     with np.load(tmp_path / "first.npz") as arrays:
-        label = {i.tobytes(): y for side in ("train", "test") for i, y in zip(arrays[f"x_{side}"], arrays[f"y_{side}"])}
+        sides = [zip(arrays[f"x_{side}"], arrays[f"y_{side}"], strict=True) for side in ("train", "test")]
+        label = {image.tobytes(): y for side in sides for image, y in side}
     for images, labels in split(source, "first", tmp_path, SIZES, 3).values():
         assert [label[image.tobytes()] for image in images] == labels.tolist()
 

@@ -12,7 +12,7 @@ from merging import merge, suites
 from merging.checkpoints import apply_low_rank, read_safetensors
 from merging.models.open_clip import preprocess
 from merging.suites import mini8
-from merging.suites.mini8_sources import TASKS
+from merging.suites.mini8.sources import TASKS
 from merging.task import mean_accuracy
 
 pytestmark = pytest.mark.mini8
