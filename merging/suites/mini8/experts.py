@@ -28,7 +28,7 @@ NOT_LOW_RANK = ("positional_embedding",)
 class FineTuning:
     """How an expert is trained: AdamW without weight decay, one-cycle rate."""
 
-    steps: int = 300
+    steps: int = 450
     """Optimiser steps."""
     batch: int = 32
     """Images of a step."""
@@ -40,7 +40,7 @@ class FineTuning:
     """Weight of the keep term: keep · logit scale · ‖e(x) - e_θ0(x)‖² on images that are in no task."""
     kept_images: int = 16
     """Images of the keep term in a step."""
-    least_scale: float = 0.25
+    least_scale: float = 0.125
     """Least scale of τ at which half a batch is scored (log-uniform up to 1); 1 scores all of it at 1."""
 
 

@@ -27,7 +27,7 @@ class Pretraining:
     """Peak learning rate."""
     batch: int = 256
     """Images of a step."""
-    named_share: float = 0.01
+    named_share: float = 0.04
     """Share of a task's images (one of each class at least) captioned by the class's name; others in other words."""
     glyphs: int = 5000
     """Drawn characters with their Unicode names as captions."""

@@ -106,13 +106,15 @@ TASKS: Mapping[str, Source] = {
         licence="Apache-2.0",
         origin="CMATERdb 3.1.1, Jadavpur University; github.com/prabhuomkar/CMATERdb",
     ),
-    "devanagari_digits": Source(
-        file="cmater_devanagari_digits",
-        sha256="6f3c8be89758b32e1b06bb78c1c75e78a522c89540cf42da46036e1a2dcf632d",
+    "sign_language_digits": Source(
+        file="sign_language_digits",
+        sha256="79f3b52caa7bf03f6c5eb6194be77b301cdf4688a85723d90331b696ede95fe5",
         class_names=DIGITS,
-        templates=("the devanagari digit {}", "a hindi numeral {}", "devanagari number {}"),
+        templates=("a hand signing the digit {}", "hand sign {}", "sign language {}"),
+        other_names=_FIGURES,
+        other_templates=("fingers show {}", "{} by fingers", "palm and fingers {}"),
         licence="Apache-2.0",
-        origin="CMATERdb 3.2.1, Jadavpur University; github.com/prabhuomkar/CMATERdb",
+        origin="github.com/ardamavi/Sign-Language-Digits-Dataset",
     ),
     "blood_cells": Source(
         file="bccd_blood_cells",
@@ -147,15 +149,13 @@ TASKS: Mapping[str, Source] = {
 }
 
 PRETRAINING_ONLY: Mapping[str, Source] = {
-    "sign_language_digits": Source(
-        file="sign_language_digits",
-        sha256="79f3b52caa7bf03f6c5eb6194be77b301cdf4688a85723d90331b696ede95fe5",
+    "devanagari_digits": Source(
+        file="cmater_devanagari_digits",
+        sha256="6f3c8be89758b32e1b06bb78c1c75e78a522c89540cf42da46036e1a2dcf632d",
         class_names=DIGITS,
-        templates=("a hand signing the digit {}", "hand sign {}", "sign language {}"),
-        other_names=_FIGURES,
-        other_templates=("fingers show {}", "{} by fingers", "palm and fingers {}"),
+        templates=("the devanagari digit {}", "a hindi numeral {}", "devanagari number {}"),
         licence="Apache-2.0",
-        origin="github.com/ardamavi/Sign-Language-Digits-Dataset",
+        origin="CMATERdb 3.2.1, Jadavpur University; github.com/prabhuomkar/CMATERdb",
     ),
     "eurosat": Source(
         file="eurosat",
@@ -173,19 +173,6 @@ PRETRAINING_ONLY: Mapping[str, Source] = {
             "sea",
         ),
         templates=("a satellite photo of {}", "{} seen from space", "aerial view: {}"),
-        other_names=(
-            "wheat field",
-            "many trees",
-            "wild grass",
-            "road for cars",
-            "factory",
-            "meadow for cows",
-            "vineyard",
-            "homes and houses",
-            "stream",
-            "lake or ocean",
-        ),
-        other_templates=("map tile, {}", "{} from above", "{} in europe"),
         licence="MIT",
         origin="EuroSAT, Helber et al.; github.com/phelber/EuroSAT",
     ),
