@@ -72,7 +72,7 @@ class Settings:
     rank: int = 16
     """Rank of the change of each matrix."""
     permuted: str = ""
-    """Task whose expert is fine-tuned on labels permuted at random: a suite with one expert that is worth nothing."""
+    """Task whose expert is fine-tuned on labels permuted at random; the suite is found by its folder, ``--out``."""
     threads: int = 1
     """Threads of PyTorch."""
 
@@ -89,6 +89,9 @@ def build(settings: Settings, tasks: Mapping[str, TextTask] = TASKS) -> None:
     """
     if settings.permuted and settings.permuted not in tasks:
         refuse("permuted", expected=" or ".join(tasks), got=repr(settings.permuted), cure="name a task")
+    if settings.permuted and settings.out == FILES:
+        cure = "name one with --out; mergebound merge --suite FOLDER finds it"
+        refuse("out", expected="a folder of your own for permuted labels", got="the shipped suite's", cure=cure)
     torch.set_num_threads(settings.threads)
     check_folder(settings.out, "folder of the suite", parents=True)
     made = _Build(settings, tasks)
