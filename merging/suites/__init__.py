@@ -1,6 +1,6 @@
-"""Suites: experts with their tasks, by the name of a file of this folder, a suite file of one's own, or a function.
+"""Suites: experts with their tasks, by a name of this folder, a suite file, a built folder, or a function of one's own.
 
-A file of this folder with a function ``suite`` is a suite, by its name.
+A file or package of this folder with a function ``suite`` is a suite, by its name.
 """
 
 from __future__ import annotations

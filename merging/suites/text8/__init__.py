@@ -10,6 +10,12 @@ Files (``files``): ``manifest.json`` (model, tasks, licences, sha256, settings, 
 ``weights.safetensors`` (θ_0 and the embeddings of the tokens in use), ``expert_TASK.safetensors`` (low-rank factors),
 ``TASK.npz`` (token ids) and ``texts/TASK.jsonl.gz`` (the same examples as text). They are made by
 ``python -m merging.suites.build text8``.
+
+A second suite, with one expert that is worth nothing, is made of the same texts and found by its folder; the other
+experts come from the work folder of an earlier build, where there is one::
+
+    python -m merging.suites.build text8 --permuted biology_process --out bad
+    mergebound merge --suite bad --method samerging --out bad.pt
 """
 
 from __future__ import annotations

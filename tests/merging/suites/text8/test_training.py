@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from bounds.types import Sample
-from merging.checkpoints import apply_low_rank
-from merging.suites.text8.training import Training, factors, fine_tune, permuted
+from merging.suites.text8.training import Training, fine_tune, permuted
 
 
 def forward(params, inputs):
@@ -43,22 +42,9 @@ def test_the_order_follows_seed_and_name(train):
 
 def test_permuted_labels_are_the_same_labels_on_other_examples(train):
     found = permuted("t", train, 0)
-    assert torch.equal(found.inputs, train.inputs)
+    assert found.inputs is train.inputs
     assert found.labels is not None
     assert train.labels is not None
     assert torch.equal(found.labels.bincount(), train.labels.bincount())
     assert not torch.equal(found.labels, train.labels)
     assert torch.equal(found.labels, permuted("t", train, 0).labels)  # pyright: ignore
-
-
-def test_factors_are_the_best_of_their_rank():
-    change = {"weight": torch.randn(12, 20), "bias": torch.randn(12)}
-    base = {name: torch.randn_like(value) for name, value in change.items()}
-    expert = {name: base[name] + value for name, value in change.items()}
-    found = factors(base, expert, 4)
-    assert found["weight.up"].shape == (12, 4)
-    assert all(value.dtype == torch.float16 for value in found.values())
-    made = apply_low_rank(base, {name: value.float() for name, value in found.items()})
-    left = torch.linalg.svdvals(change["weight"])[4:].norm()
-    assert float((made["weight"] - expert["weight"]).norm()) == pytest.approx(float(left), rel=1e-3)
-    torch.testing.assert_close(made["bias"], expert["bias"], rtol=0, atol=2e-3)
