@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Threads that wait sleep instead of spinning: on cores shared with other work, spinning costs an order of magnitude.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: report compare test lint notebooks clean
+.PHONY: report compare compare-all test lint notebooks clean
 
 # The environment is made again when the project file changes; the marker is touched last, so that an interrupted
 # installation starts over.
@@ -23,12 +23,22 @@ report: $(VENV)/.installed
 	$(BIN)/python -m merging --method samerging --suite mini8 --out out.pt
 	$(BIN)/python -m diagnostics.bound_report --merged out.pt
 
-# The table of methods in README: about twenty minutes; interrupted, it goes on.
+# The tables of methods in README and docs/suites.md, and every row in docs/methods.md: five seeds of calibration and
+# batches for rows that draw. Hours on two cores; interrupted, they go on.
+SUITES ?= mini8 text8
+SEEDS ?= 5
 compare: $(VENV)/.installed
-	$(BIN)/python -m merging compare --suite mini8 --out compare --methods average task_arithmetic magnitude \
-	    ties dare_linear dare_ties consensus pcb tsv_m tsv_m:scale=None iso_c iso_cts wudi wudi:scale=None \
-	    slerp fisher regmean regmean_plus_plus adamerging adamerging_task adamerging++ samerging \
-	    samerging:perturbation=none prodistill symerge gauss_newton tangent
+	for suite in $(SUITES); do $(BIN)/python -m merging compare --suite $$suite --seeds $(SEEDS) \
+	    --published clip-ta8:ViT-B-32 --out compare/$$suite --methods average task_arithmetic ties iso_c tsv_m \
+	    wudi:learning_rate=0.0001 adamerging:learning_rate=0.005 samerging samerging:perturbation=none \
+	    samerging:perturbation=none,steps=200 || exit; done
+
+compare-all: $(VENV)/.installed
+	for suite in $(SUITES); do $(BIN)/python -m merging compare --suite $$suite --seeds $(SEEDS) \
+	    --out compare-all/$$suite --methods average task_arithmetic magnitude ties dare_linear dare_ties consensus pcb \
+	    tsv_m tsv_m:scale=None iso_c iso_cts wudi wudi:learning_rate=0.0001 slerp fisher regmean regmean_plus_plus \
+	    adamerging:learning_rate=0.005 adamerging_task adamerging++ samerging samerging:perturbation=none \
+	    samerging:perturbation=none,steps=200 prodistill symerge gauss_newton tangent || exit; done
 
 # THREADS: what OpenMP and BLAS may use; the tests themselves compute on one thread.
 THREADS ?= 1
@@ -45,4 +55,4 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) report compare out.pt build *.egg-info
+	rm -rf $(VENV) report compare compare-all out.pt build *.egg-info

@@ -48,8 +48,8 @@ class Command:
     seeds: int = 1
     """Merge each method that draws calibration examples, batches or masks with the seeds 0 to SEEDS - 1: means over
     seeds, and errors that hold for other draws. Methods that draw nothing, or whose seed is given, are merged once."""
-    published: bool = False
-    """Show published gains beside, where the suite has some: clip-ta8 and clip-ta8:ViT-L-14."""
+    published: str = ""
+    """Show the published normalised gains of a suite beside: clip-ta8:ViT-B-32 or clip-ta8:ViT-L-14."""
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
 
@@ -71,7 +71,7 @@ def compare(command: Command) -> Shown:
 
     Raises:
         InputError: unknown suite, method or setting; a folder that cannot be written; no method that runs on the suite;
-            published gains of a suite that has none.
+            published gains of a suite of which none are known.
     """
     specs = parse(command.methods)
     for name in ("threads", "seeds"):
@@ -79,7 +79,7 @@ def compare(command: Command) -> Shown:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", FILES, parents=True)
     suite = suites.load(command.suite)
-    known = _published(suite.name) if command.published else {}
+    known = _published(command.published) if command.published else {}
     seeds = range(command.seeds)
     found = _measure_all(specs, seeds, suite, command)
     shown = Shown(ranked(found, seeds, known), suite, command.published)
@@ -91,7 +91,9 @@ def _published(suite: str) -> dict[str, float]:
     known = published.gains(suite)
     if not known:
         expected = " or ".join(name for name in published.NUMBERS if published.gains(name))
-        refuse("published gains of a suite", expected=expected, got=repr(suite), cure="leave --published out")
+        refuse(
+            "published gains of a suite", expected=expected, got=repr(suite), cure="name one, or leave --published out"
+        )
     return known
 
 

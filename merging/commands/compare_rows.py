@@ -87,7 +87,7 @@ def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -
     Args:
         found: what was measured, references included.
         seeds: of rows that draw.
-        published: method -> published normalised gain; given to rows with default settings.
+        published: method -> published normalised gain.
 
     Raises:
         InputError: no method that ran, measurements that are not of the same test examples.
@@ -101,7 +101,7 @@ def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -
     correct = {row.label: values_of(found[row.label][1]) for row in done}
     compared = [_compared(row, merges, correct) for row in done]
     last = [row for row in rows.values() if row.reason]
-    return [*(replace(row, published_gain=published.get(row.label)) for row in compared), *last]
+    return [*(replace(row, published_gain=published.get(row.method)) for row in compared), *last]
 
 
 def _compared(row: Row, merges: Sequence[str], correct: Mapping[str, paired.Values]) -> Row:

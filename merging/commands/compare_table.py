@@ -89,11 +89,11 @@ _WITH_ERROR = ("mean", "gain", "to best", "to # above", "KL", "cross-entropy")
 
 @dataclass(frozen=True)
 class Shown:
-    """A comparison that is shown: its rows, best mean first, its suite, and whether published gains stand beside."""
+    """A comparison that is shown: its rows, best mean first, its suite, and the published suite whose gains stand beside."""
 
     rows: Sequence[Row]
     suite: Suite
-    published: bool = False
+    published: str = ""
 
     @property
     def done(self) -> list[Row]:
@@ -125,7 +125,7 @@ class Shown:
         seeds = max(len(row.seeds) for row in self.done)
         lines += [ONE_SEED] * (seeds == 1) + [FEW_SEEDS] * (1 < seeds < 5)
         if self.published:
-            lines.append(f"{PUBLISHED_NOTE}; {published.FAMILY}.")
+            lines.append(f"{PUBLISHED_NOTE.format(self.published)}; {published.FAMILY}.")
         return [*lines, *(f"{row.label} did not run: {row.reason}" for row in self.rows if row.reason)]
 
     def json(self) -> str:
@@ -181,9 +181,7 @@ class Shown:
             output.print(plain(note), soft_wrap=" did not run: " in note)
 
 
-PUBLISHED_NOTE = (
-    "published gain: of the method as its paper ran it, beside the row with default settings, which may differ"
-)
+PUBLISHED_NOTE = "published gain: on {}, of the method as its paper ran it; settings may differ"
 
 
 def _rank(row: Row) -> str:

@@ -145,7 +145,7 @@ def test_the_command_writes_an_artifact_and_a_table(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "none"], "suite: expected mini8 or toy"),
+        (["--suite", "none"], "suite: expected mini8 or text8 or toy"),
         (["--method", "none"], "method: expected average"),
         (["--suite", "toy", "--out", "missing-folder/out.pt"], "a writable folder"),
         (["--suite", "toy", "--out", "."], "a file name"),

@@ -101,7 +101,7 @@ def test_the_longest_and_oddest_names_are_written(tmp_path, name):
 
 def test_shipped_files_are_never_an_output():
     with pytest.raises(InputError, match="a folder of the package"):
-        check_destination(files._SHIPPED / "suites" / "mini8_files" / "clip.safetensors")
+        check_destination(files._SHIPPED / "suites" / "mini8" / "files" / "clip.safetensors")
 
 
 def test_permissions_of_what_is_replaced_stay(tmp_path):

@@ -91,7 +91,7 @@ def test_after_a_seed_that_cannot_run_the_others_are_left_out(runs, tmp_path):
 
 def test_published_gains_stand_beside_a_suite_that_has_some(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(published.NUMBERS, "toy", {"pretrained": 40.0, "experts": 80.0, "average": 70.0})  # pyright: ignore
-    arguments = ["compare", "--suite", "toy", "--methods", "average", "task_arithmetic:scale=0.7", "--published"]
+    arguments = ["compare", "--suite", "toy", "--methods", "average", "task_arithmetic:scale=0.7", "--published", "toy"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert "published gain" in " ".join(capsys.readouterr().out.split())
     lines = csv.DictReader((tmp_path / "compare.csv").read_text(encoding="utf-8").splitlines())
@@ -275,10 +275,10 @@ def test_settings_stand_behind_the_method_and_in_the_key():
         (["--methods", "task_arithmetic:scale"], "setting of task_arithmetic"),
         (["--methods", "task_arithmetic:scale=nan"], "scale: expected a finite number"),
         (["--methods", "task_arithmetic:scale=much"], "scale: expected float | None; got 'much'"),
-        (["--suite", "large"], "suite: expected mini8 or toy"),
+        (["--suite", "large"], "suite: expected mini8 or text8 or toy"),
         (["--threads", "0"], "threads: expected at least 1"),
         (["--seeds", "0"], "seeds: expected at least 1; got 0"),
-        (["--suite", "toy", "--published"], "published gains of a suite: expected clip-ta8:ViT-B-32 or"),
+        (["--suite", "toy", "--published", "toy"], "published gains of a suite: expected clip-ta8:ViT-B-32 or"),
         (["--suite", "toy", "--methods", "samerging"], "methods: expected one that runs on the suite"),
     ],
 )
