@@ -44,22 +44,20 @@ def apply_low_rank(base: Params, factors: Params) -> dict[str, Tensor]:
     return expert
 
 
-def low_rank_factors(base: Params, expert: Params, rank: int, whole: Collection[str] = ()) -> dict[str, Tensor]:
+def low_rank_factors(vector: Params, rank: int, whole: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the factors, in half precision, of which :func:`apply_low_rank` makes the nearest expert of a rank.
 
     The change of a matrix becomes its best approximation in the Frobenius norm (Eckart and Young 1936), the singular
     values shared evenly by both factors; the change of a vector stays as it is.
 
     Args:
-        base: θ_0.
-        expert: θ_0 + τ.
+        vector: τ, the change of every parameter.
         rank: of the approximation.
         whole: names of tensors that are kept as vectors are.
     """
     found = {}
-    for name, value in expert.items():
-        change = value - base[name]
-        if value.ndim < 2 or name in whole:
+    for name, change in vector.items():
+        if change.ndim < 2 or name in whole:
             found[f"{name}.delta"] = change.half()
             continue
         left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)

@@ -89,7 +89,7 @@ _WITH_ERROR = ("mean", "gain", "to best", "to # above", "KL", "cross-entropy")
 
 @dataclass(frozen=True)
 class Shown:
-    """A comparison that is shown: its rows, best mean first, its suite, and the published suite whose gains stand beside."""
+    """A comparison that is shown: rows, best mean first, the suite, and whose published gains stand beside."""
 
     rows: Sequence[Row]
     suite: Suite

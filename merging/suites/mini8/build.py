@@ -183,14 +183,13 @@ class _Build:
         }
 
         def train(path: Path) -> None:
-            expert, curve = self._fine_tuned(name, clip)
-            save_file(expert, path, metadata={"loss": json.dumps(curve)})
+            change, curve = self._fine_tuned(name, clip)
+            save_file(change, path, metadata={"loss": json.dumps(curve)})
 
         def approximate(path: Path) -> None:
-            base = dict(read_clip(clip, self.config).visual.named_parameters())
-            save_file(low_rank_factors(base, read_safetensors(trained), settings.rank, NOT_LOW_RANK), path)
+            save_file(low_rank_factors(read_safetensors(trained), settings.rank, NOT_LOW_RANK), path)
 
-        trained = self.stages.file(f"trained_{name}.safetensors", made_of, train)
+        trained = self.stages.file(f"change_{name}.safetensors", made_of, train)
         self.log[f"expert_{name}"] = _curve(trained)
         kept = {"trained": sha256(trained), "rank": settings.rank}
         return self.stages.file(f"expert_{name}.safetensors", kept, approximate)

@@ -28,6 +28,7 @@ from bounds.types import refuse
 from merging.checkpoints import low_rank_factors, read_safetensors, read_weights, sha256
 from merging.files import check_folder
 from merging.models.libraries import library
+from merging.params import subtract
 from merging.suites.stages import Stages
 from merging.suites.suite_shipping import ship
 from merging.suites.text8.loading import FILES, SCHEMA, WEIGHTS, assemble, read_examples, zero_shot_head
@@ -194,7 +195,7 @@ class _Build:
 
         def approximate(path: Path) -> None:
             _, base = classifier(build_encoder(read_rounded(weights), self.heads), torch.zeros(1), 1.0)
-            write_trained(low_rank_factors(base, read_safetensors(trained), settings.rank), [], path)
+            write_trained(low_rank_factors(subtract(read_safetensors(trained), base), settings.rank), [], path)
 
         trained = self.stages.file(f"trained_{name}.safetensors", made_of, train)
         self.curves[name] = read_curve(trained)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from merging import suites
+from merging.checkpoints import read_safetensors
 from merging.suites.mini8 import loading
 from merging.suites.mini8.build import Settings, build
 from merging.suites.mini8.experts import FineTuning
@@ -53,6 +54,18 @@ def test_an_expert_is_of_the_rank_and_differs_from_another(world):
     assert not torch.allclose(change[0], change[1])
 
 
+def test_an_expert_is_the_network_that_was_fine_tuned(world):
+    """Tensors that keep their whole change: θ_0 plus what the training's stage holds."""
+    settings, tasks, _ = world
+    vectors = suites.load(settings.out).task_vectors
+    for index, name in enumerate(tasks):
+        (kept,) = (path for path in settings.work.glob(f"change_{name}-*.safetensors"))
+        change = read_safetensors(kept)["positional_embedding"]
+        assert 0 < float(change.abs().max()) < 0.1
+        found = vectors.expert(index)["positional_embedding"] - vectors.base["positional_embedding"]
+        torch.testing.assert_close(found, change, rtol=1e-3, atol=1e-6)
+
+
 def test_a_second_build_makes_nothing_and_gives_the_same_files(world, capfd):
     settings, tasks, others = world
     before = {path.name: path.read_bytes() for path in settings.out.iterdir()}
@@ -69,7 +82,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_files(world, tmp_path, monk
     whole, made = Stages.file, []
 
     def halt(self, name, made_of, make):
-        if name == "trained_second.safetensors" and "halted" not in made:
+        if name == "change_second.safetensors" and "halted" not in made:
             made.append("halted")
             raise KeyboardInterrupt
         return whole(self, name, made_of, make)

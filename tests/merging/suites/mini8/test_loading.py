@@ -42,7 +42,7 @@ def test_splits_are_disjoint_and_calibration_has_no_labels(suite):
         for split in ("train", "calibration", "validation", "test"):
             images = leaves(getattr(task, split).inputs)[0]
             seen[split] = {hashlib.sha256(image.numpy().tobytes()).digest() for image in images}
-            assert len(images) >= 90
+            assert len(images) >= 60
         assert task.calibration.labels is None
         names = list(seen)
         shared = [seen[a] & seen[b] for i, a in enumerate(names) for b in names[i + 1 :]]
