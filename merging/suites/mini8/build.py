@@ -32,6 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bounds.types import refuse
 from merging.checkpoints import low_rank_factors, read_safetensors, sha256
 from merging.draws import task_generators
 from merging.files import check_folder
@@ -50,6 +51,8 @@ CONTEXT = 20
 """Tokens of a caption at most."""
 SIDE = 32
 """Pixels of an image's side."""
+HEAD_WIDTH = 32
+"""Width of one head of attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +91,33 @@ def build(
     Raises:
         InputError: sources that are missing or others; places that cannot be written.
     """
+    _check(settings)
     torch.set_num_threads(settings.threads)
     check_folder(settings.out, "folder of the suite", parents=True)
     made = _Build(settings, tasks, others)
     files = made.files()
     ship(made.stages, files, made.manifest(files), settings.out, assemble)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse settings that no build can have."""
+    counts = {"width": settings.width, "rank": settings.rank, "threads": settings.threads}
+    counts |= {f"splits.{name}": getattr(settings.splits, name) for name in ("held_apart", "test_images")}
+    counts |= {f"pretraining.{name}": getattr(settings.pretraining, name) for name in ("epochs", "batch", "glyphs")}
+    counts |= {f"fine_tuning.{name}": getattr(settings.fine_tuning, name) for name in ("steps", "batch", "kept_images")}
+    for name, value in counts.items():
+        if value < 1:
+            refuse(name, expected="at least 1", got=value, cure="raise it")
+    if settings.width % HEAD_WIDTH:
+        refuse("width", expected=f"a multiple of {HEAD_WIDTH}", got=settings.width, cure="e.g. 192")
+    shares = {
+        "splits.pretrain_share": settings.splits.pretrain_share,
+        "pretraining.named_share": settings.pretraining.named_share,
+        "fine_tuning.least_scale": settings.fine_tuning.least_scale,
+    }
+    for name, value in shares.items():
+        if not 0 < value <= 1 or (name == "splits.pretrain_share" and value > 0.9):
+            refuse(name, expected="a share above 0, some images being left", got=value, cure="e.g. 0.5")
 
 
 class _Build:
@@ -217,7 +242,7 @@ def _pixels(images: np.ndarray) -> Tensor:
 
 
 def _config(width: int, words: int) -> dict[str, Any]:
-    vision = {"image_size": SIDE, "patch_size": 8, "width": width, "layers": 4, "head_width": 32}
+    vision = {"image_size": SIDE, "patch_size": 8, "width": width, "layers": 4, "head_width": HEAD_WIDTH}
     text = {"context_length": CONTEXT, "vocab_size": words, "width": 128, "heads": 4, "layers": 2}
     return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
 

@@ -1,10 +1,12 @@
 """The whole build, on two toy sources: what it writes is a suite, and what was made is not made again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from bounds.types import InputError
 from merging import suites
 from merging.checkpoints import read_safetensors
 from merging.suites.mini8 import loading
@@ -66,6 +68,24 @@ def test_an_expert_is_the_network_that_was_fine_tuned(world):
         torch.testing.assert_close(found, change, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"threads": 0},
+        {"width": 40},
+        {"rank": 0},
+        {"splits": Sizes(pretrain_share=1.0)},
+        {"fine_tuning": FineTuning(least_scale=0.0)},
+        {"pretraining": Pretraining(named_share=float("nan"))},
+    ],
+)
+def test_settings_that_no_build_can_have_are_refused(world, changed, tmp_path):
+    settings, tasks, others = world
+    with pytest.raises(InputError, match=r"expected .*; got "):
+        build(replace(settings, out=tmp_path / "out", work=tmp_path / "work", **changed), tasks, others)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_build_makes_nothing_and_gives_the_same_files(world, capfd):
     settings, tasks, others = world
     before = {path.name: path.read_bytes() for path in settings.out.iterdir()}
@@ -78,7 +98,7 @@ def test_a_second_build_makes_nothing_and_gives_the_same_files(world, capfd):
 def test_a_build_that_was_killed_goes_on_to_the_same_files(world, tmp_path, monkeypatch):
     """Killed when the second expert is to be made; the first, and θ_0, are not made again."""
     settings, tasks, others = world
-    halted = Settings(**{**vars(settings), "out": tmp_path / "out", "work": tmp_path / "work"})
+    halted = replace(settings, out=tmp_path / "out", work=tmp_path / "work")
     whole, made = Stages.file, []
 
     def halt(self, name, made_of, make):
