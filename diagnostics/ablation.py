@@ -96,7 +96,7 @@ class Command:
     """Ablate SAMerging over seeds: a table on the terminal, ablation.json and ablation.md."""
 
     suite: str = "mini8"
-    """Experts and tasks: mini8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
+    """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     seeds: int = 5
     """Number of reported seeds, 2 or more: each chooses its own calibration examples and batches."""
     out: Path = Path("ablation")

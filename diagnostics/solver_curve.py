@@ -60,7 +60,7 @@ class Command:
     out: Path
     """Folder for solver_curve.json, .svg and .png."""
     suite: str = "mini8"
-    """Experts and tasks: mini8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
+    """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     steps: int = 300
     """Steps of the two runs of samerging that are the goal."""
     examples: int = 64

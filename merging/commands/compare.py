@@ -40,7 +40,7 @@ class Command:
     """
 
     suite: str = "mini8"
-    """Experts and tasks: mini8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
+    """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     methods: tuple[str, ...] = ("all",)
     """Rows of the table of methods (python -m merging list), or all; with settings as ties:density=0.1,scale=1."""
     out: Path = Path("compare")

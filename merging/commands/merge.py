@@ -47,7 +47,7 @@ class Command:
     """Named settings of the method; options given explicitly override them. samerging: released (the published code,
     whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
     suite: str = "mini8"
-    """Experts and tasks: mini8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
+    """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     out: Path = Path("out.pt")
     """The artifact to write."""
     threads: int = 1
