@@ -87,8 +87,8 @@ class Measurement:
     experts, which are many); ``seconds`` wall time of the merge without its search for a scale, which took
     ``search_seconds`` (None: it did not search); ``passes``: examples that went forward and backward, from the merge's
     history or else counted where the networks are called; ``memory``: peak resident memory in MiB of a process that
-    loads the suite and merges, ``memory_before`` its peak
-    before the merge. ``reason`` says why the method could not run; then there are no figures.
+    loads the suite and merges, ``memory_before`` its peak before the merge. ``reason`` says why the method
+    could not run; then there are no figures.
     """
 
     label: str

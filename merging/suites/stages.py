@@ -11,9 +11,13 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from merging.checkpoints import sha256
 from merging.commands import plain
@@ -57,6 +61,17 @@ class Stages:
         write(record, lambda file: file.write(encoded(json.dumps(content, indent=1, ensure_ascii=False))))
         _say(f"{name} done in {time.monotonic() - started:.1f} s")
         return path
+
+
+def write_trained(tensors: Mapping[str, Tensor], losses: Sequence[float], path: Path) -> None:
+    """Write what a training gave, with its losses."""
+    save_file(dict(tensors), path, metadata={"loss": json.dumps(losses)})
+
+
+def read_losses(path: Path) -> list[float]:
+    """Read the losses that :func:`write_trained` wrote."""
+    with safe_open(str(path), framework="pt") as file:
+        return json.loads(file.metadata()["loss"])
 
 
 def _is_whole(path: Path, record: Path) -> bool:

@@ -2,7 +2,7 @@
 
 Files (``files``): ``manifest.json`` (model, tasks, prompts, licences, sha256, settings, measured figures),
 ``clip.safetensors`` (θ_0 and the text tower), ``expert_TASK.safetensors`` (low-rank factors), ``TASK.npz`` (images) and
-``bpe_vocabulary.txt.gz``. ``python -m merging.suites.build mini8`` makes them; docs/suites.md says what was tried.
+``bpe_vocabulary.txt.gz``. ``python -m merging.suites.build mini8`` makes them; docs/suites.md says what it imitates.
 """
 
 from __future__ import annotations

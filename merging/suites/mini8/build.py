@@ -20,15 +20,14 @@ of threads; other machines may round differently, which is why the result is shi
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,11 +38,12 @@ from merging.files import check_folder
 from merging.models.open_clip import import_open_clip, preprocess, zero_shot_head
 from merging.suites.mini8.experts import NOT_LOW_RANK, FineTuning, fine_tune
 from merging.suites.mini8.images import Captioned, Sizes, captioned, in_no_task, split
-from merging.suites.mini8.loading import CLIP, FILES, SCHEMA, SPLITS, VOCABULARY, assemble, build_tokenizer, read_clip
+from merging.suites.mini8.loading import CLIP, FILES, SCHEMA, VOCABULARY, assemble, build_tokenizer, read_clip
 from merging.suites.mini8.pretraining import Pretraining, pretrain, seeded_clip
 from merging.suites.mini8.sources import PRETRAINING_ONLY, TASKS, Source
-from merging.suites.stages import Stages
+from merging.suites.stages import Stages, read_losses, write_trained
 from merging.suites.suite_shipping import ship
+from merging.task import SPLITS
 
 MERGES = 1500
 """Merges of open_clip's byte-pair vocabulary that are kept."""
@@ -183,17 +183,19 @@ class _Build:
         def make(path: Path) -> None:
             clip = seeded_clip(self.config, settings.seed)
             tasks = captioned(self.tasks, self.splits, settings.pretraining.named_share, settings.seed)
-            sets = [*tasks, *self._in_no_task()]
+            sets = [*tasks, *self.in_no_task]
             log = pretrain(clip, self.tokenize, sets, settings.pretraining, settings.seed)
             state = {name: value.detach().half().contiguous() for name, value in clip.state_dict().items()}
             state["logit_scale"] = clip.logit_scale.detach()
-            save_file(state, path, metadata={"loss": json.dumps(log)})
+            write_trained(state, log, path)
 
         path = self.stages.file(CLIP, made_of, make)
-        self.log["pretraining"] = _curve(path)
+        self.log["pretraining"] = read_losses(path)
         return path
 
-    def _in_no_task(self) -> list[Captioned]:
+    @cached_property
+    def in_no_task(self) -> list[Captioned]:
+        """What the pretraining sees besides the tasks, and what the keep term draws from: read and drawn once."""
         settings = self.settings
         return in_no_task(self.others, settings.source, settings.pretraining.glyphs, settings.seed)
 
@@ -208,14 +210,13 @@ class _Build:
         }
 
         def train(path: Path) -> None:
-            change, curve = self._fine_tuned(name, clip)
-            save_file(change, path, metadata={"loss": json.dumps(curve)})
+            write_trained(*self._fine_tuned(name, clip), path)
 
         def approximate(path: Path) -> None:
             save_file(low_rank_factors(read_safetensors(trained), settings.rank, NOT_LOW_RANK), path)
 
         trained = self.stages.file(f"change_{name}.safetensors", made_of, train)
-        self.log[f"expert_{name}"] = _curve(trained)
+        self.log[f"expert_{name}"] = read_losses(trained)
         kept = {"trained": sha256(trained), "rank": settings.rank}
         return self.stages.file(f"expert_{name}.safetensors", kept, approximate)
 
@@ -231,7 +232,7 @@ class _Build:
             head,
             float(model.logit_scale.detach().exp()),
             (_pixels(images), torch.from_numpy(labels)),
-            [_pixels(part.images) for part in self._in_no_task()],
+            [_pixels(part.images) for part in self.in_no_task],
             settings.fine_tuning,
             generator,
         )
@@ -252,9 +253,3 @@ def _write_vocabulary(path: Path) -> None:
     with gzip.open(import_open_clip().tokenizer.default_bpe()) as file:
         lines = file.read().decode("utf-8").split("\n")[: MERGES + 1]
     path.write_bytes(gzip.compress("\n".join(lines).encode("utf-8"), mtime=0))
-
-
-def _curve(path: Path) -> list[float]:
-    """Read the losses that a stage keeps beside its weights."""
-    with safe_open(str(path), framework="pt") as file:
-        return json.loads(file.metadata()["loss"])

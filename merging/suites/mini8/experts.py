@@ -1,8 +1,7 @@
 """Experts of suite ``mini8``: full fine-tuning of the image tower that keeps what θ_0 knows, then low rank.
 
-A fine-tuned copy of a network of two million numbers forgets at once what it is not shown; a large one does not (CLIP's
-experts lose about five points on the other tasks). Two terms stand in for size, and docs/suites.md says what each is
-worth:
+A fine-tuned copy of a network of two million numbers forgets at once what it is not shown; a large one forgets
+little. Two terms stand in for size (docs/suites.md):
 
 - *keep*: beside every batch, images of the sets that are in no task have their embeddings held where θ_0 puts them;
 - *any scale*: half a batch is scored at θ_0 + s τ with s drawn between a least scale and 1, so that a part of τ does a

@@ -15,13 +15,12 @@ from merging.checkpoints import apply_low_rank, read_safetensors
 from merging.models.open_clip import build_clip, classifier, import_open_clip, zero_shot_head
 from merging.suites.base import Suite
 from merging.suites.manifest import read_manifest
-from merging.task import Task
+from merging.task import SPLITS, Task
 from merging.task_vectors import Storage, TaskVectors
 
 FILES = Path(__file__).parent / "files"
 SCHEMA = "mergebound.mini8/2"
 CLIP, VOCABULARY = "clip.safetensors", "bpe_vocabulary.txt.gz"
-SPLITS = ("train", "calibration", "validation", "test")
 
 
 def load(folder: Path = FILES, storage: Storage | None = None) -> Suite:

