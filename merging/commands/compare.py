@@ -110,7 +110,7 @@ def _measure_all(specs: Sequence[Spec], seeds: Sequence[int], suite: Suite, comm
     for spec, one, key in track(runs, f"merging {suite.name}"):
         measured = found[spec.label][1]
         if not any(m.reason for m in measured):
-            apart = partial(measure_apart, one, command.suite, command.threads)
+            apart = partial(measure_apart, one, command.suite, command.threads, scores=folder)
             measured.append(kept(paths[key], key, one, apart))
     return found
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.closed_form.scale import SEARCH_SECONDS
+from merging.commands.expert_scores import expert_scores
 from merging.commands.packed import pack
 from merging.execution import Execution
 from merging.methods import METHODS, find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
-from merging.task import accuracy, cross_entropy, kl, score_task
+from merging.task import Task, accuracy, cross_entropy, kl, score_task
 
 REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
     "pretrained": lambda suite, index: suite.task_vectors.base,
@@ -108,7 +110,12 @@ class Measurement:
 
 
 def measure(
-    spec: Spec, suite_name: str, threads: int, device: str = "cpu", checkpoint: Path | None = None
+    spec: Spec,
+    suite_name: str,
+    threads: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    scores: Path | None = None,
 ) -> Measurement:
     """Load the suite in this process, merge, and score the test splits; a refusal becomes the ``reason``.
 
@@ -119,11 +126,12 @@ def measure(
         device: where networks run.
         checkpoint: file that keeps the progress of a learned method, which goes on from it; ``seconds`` and ``passes``
             are then those of the last start.
+        scores: folder that keeps the experts' scores, which are the same for every method.
     """
     torch.set_num_threads(threads)
     suite = suites.load(suite_name)
     if spec.method in REFERENCES:
-        figures = _reference(suite, spec.method, device)
+        figures = _figures(suite, partial(REFERENCES[spec.method], suite), spec.method, device, scores)
         found = Measurement(label=spec.label, method=spec.method, settings={}, **figures)
         return replace(found, distance=0.0) if spec.method == "pretrained" else found
     before, count = peak_memory(), [0]
@@ -140,7 +148,7 @@ def measure(
         label=spec.label,
         method=spec.method,
         settings=spec.settings,
-        **_figures(suite, lambda _: artifact.merged, "merged", device),
+        **_figures(suite, lambda _: artifact.merged, "merged", device, scores),
         distance=norm(subtract(artifact.merged, suite.task_vectors.base)),
         seconds=artifact.seconds - (search or 0.0),
         search_seconds=search,
@@ -151,7 +159,12 @@ def measure(
 
 
 def measure_apart(
-    spec: Spec, suite_name: str, threads: int, device: str = "cpu", checkpoint: Path | None = None
+    spec: Spec,
+    suite_name: str,
+    threads: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    scores: Path | None = None,
 ) -> Measurement:
     """Measure in a fresh process (see :func:`measure`), so that no other method's memory counts.
 
@@ -160,7 +173,7 @@ def measure_apart(
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
-            return pool.submit(measure, spec, suite_name, threads, device, checkpoint).result()
+            return pool.submit(measure, spec, suite_name, threads, device, checkpoint, scores).result()
         except BrokenProcessPool:
             cure = "free memory, or leave the method out"
             refuse(f"method {spec.label}", expected="a process that ends", got="one that was killed", cure=cure)
@@ -179,18 +192,19 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _reference(suite: Suite, name: str, device: str) -> dict[str, Any]:
-    return _figures(suite, lambda index: REFERENCES[name](suite, index), name, device)
+def _figures(
+    suite: Suite, weights: Callable[[int], Params], model: str, device: str, kept: Path | None
+) -> dict[str, Any]:
+    def moved(task: Task) -> Task:
+        return task.changed(forward=_elsewhere(task.forward, device))
 
-
-def _figures(suite: Suite, weights: Callable[[int], Params], model: str, device: str) -> dict[str, Any]:
     figures: dict[str, Any] = {"accuracy": [], "correct": [], "cross_entropy": [], "kl": []}
-    for index, found in enumerate(suite.tasks):
-        task = found.changed(forward=_elsewhere(found.forward, device))
+    teachers = expert_scores(suite, moved, device, kept)
+    for index, (task, teacher) in enumerate(zip(suite.tasks, teachers, strict=True)):
         labels = task.test.labels
         assert labels is not None
-        scores = score_task(task, weights(index), task.test.inputs, "test", model)
-        teacher = score_task(task, suite.task_vectors.expert(index), task.test.inputs, "test", "expert")
+        known = model == "experts"
+        scores = teacher if known else score_task(moved(task), weights(index), task.test.inputs, "test", model)
         figures["accuracy"].append(accuracy(scores, labels))
         figures["correct"].append(pack(scores.argmax(dim=1) == labels))
         figures["cross_entropy"].append(cross_entropy(scores, labels))

@@ -220,7 +220,7 @@ def reproduce(rows: Sequence[Row], suite: Suite, command: Command) -> list[Resul
 def _measured(spec: Spec, origin: str, threads: int, device: str, checkpoint: Path) -> Measurement:
     """Measure apart; the progress of a learned merge stays on the disk until it is measured."""
     executes = spec.method in METHODS and METHODS[spec.method].executes
-    found = measure_apart(spec, origin, threads, device, checkpoint if executes else None)
+    found = measure_apart(spec, origin, threads, device, checkpoint if executes else None, scores=checkpoint.parent)
     if not found.reason:
         checkpoint.unlink(missing_ok=True)
     return found

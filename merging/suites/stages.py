@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bounds.types import refuse
 from merging.checkpoints import sha256
 from merging.commands import plain
 from merging.files import check_folder, encoded, replacing, write
@@ -61,6 +62,17 @@ class Stages:
         write(record, lambda file: file.write(encoded(json.dumps(content, indent=1, ensure_ascii=False))))
         _say(f"{name} done in {time.monotonic() - started:.1f} s")
         return path
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Check settings of a build that count something.
+
+    Raises:
+        InputError: one below 1.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            refuse(name, expected="at least 1", got=value, cure="raise it")
 
 
 def write_trained(tensors: Mapping[str, Tensor], losses: Sequence[float], path: Path) -> None:

@@ -41,7 +41,7 @@ from merging.suites.mini8.images import Captioned, Sizes, captioned, in_no_task,
 from merging.suites.mini8.loading import CLIP, FILES, SCHEMA, VOCABULARY, assemble, build_tokenizer, read_clip
 from merging.suites.mini8.pretraining import Pretraining, pretrain, seeded_clip
 from merging.suites.mini8.sources import PRETRAINING_ONLY, TASKS, Source
-from merging.suites.stages import Stages, read_losses, write_trained
+from merging.suites.stages import Stages, check_counts, read_losses, write_trained
 from merging.suites.suite_shipping import ship
 from merging.task import SPLITS
 
@@ -72,7 +72,7 @@ class Settings:
     """Width of the image tower (4 layers, patch 8, 32 x 32 pixels)."""
     pretraining: Pretraining = field(default_factory=Pretraining)
     fine_tuning: FineTuning = field(default_factory=FineTuning)
-    rank: int = 16
+    rank: int = 64
     """Rank of the change of each matrix."""
     threads: int = 2
     """Threads of PyTorch."""
@@ -105,9 +105,7 @@ def _check(settings: Settings) -> None:
     counts |= {f"splits.{name}": getattr(settings.splits, name) for name in ("held_apart", "test_images")}
     counts |= {f"pretraining.{name}": getattr(settings.pretraining, name) for name in ("epochs", "batch", "glyphs")}
     counts |= {f"fine_tuning.{name}": getattr(settings.fine_tuning, name) for name in ("steps", "batch", "kept_images")}
-    for name, value in counts.items():
-        if value < 1:
-            refuse(name, expected="at least 1", got=value, cure="raise it")
+    check_counts(counts)
     if settings.width % HEAD_WIDTH:
         refuse("width", expected=f"a multiple of {HEAD_WIDTH}", got=settings.width, cure="e.g. 192")
     shares = {

@@ -16,6 +16,7 @@ of threads; other machines may round differently, which is why the result is shi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ from merging.checkpoints import low_rank_factors, read_safetensors, read_weights
 from merging.files import check_folder
 from merging.models.libraries import library
 from merging.params import subtract
-from merging.suites.stages import Stages, read_losses, write_trained
+from merging.suites.stages import Stages, check_counts, read_losses, write_trained
 from merging.suites.suite_shipping import ship
 from merging.suites.text8.loading import FILES, SCHEMA, WEIGHTS, assemble, read_examples, zero_shot_head
 from merging.suites.text8.network import build as build_encoder
@@ -84,17 +85,31 @@ def build(settings: Settings, tasks: Mapping[str, TextTask] = TASKS) -> None:
     Raises:
         InputError: texts or weights that are missing or others; places that cannot be written.
     """
-    if settings.permuted and settings.permuted not in tasks:
-        refuse("permuted", expected=" or ".join(tasks), got=repr(settings.permuted), cure="name a task")
-    if settings.permuted and settings.out == FILES:
-        cure = "name one with --out; mergebound merge --suite FOLDER finds it"
-        refuse("out", expected="a folder of your own for permuted labels", got="the shipped suite's", cure=cure)
+    _check(settings, tasks)
     torch.set_num_threads(settings.threads)
     check_folder(settings.out, "folder of the suite", parents=True)
     made = _Build(settings, tasks)
     files = made.files()
     manifest = made.manifest(files)
     ship(made.stages, files, manifest, settings.out, assemble)
+
+
+def _check(settings: Settings, tasks: Mapping[str, TextTask]) -> None:
+    """Refuse settings that no build can have."""
+    training, sizes = settings.training, asdict(settings.sizes)
+    check_counts({"rank": settings.rank, "threads": settings.threads})
+    check_counts({f"sizes.{name}": value for name, value in sizes.items()})
+    check_counts({"training.epochs": training.epochs, "training.batch": training.batch})
+    for name, value in (("logit_scale", settings.logit_scale), ("training.rate", training.rate)):
+        if not 0 < value < math.inf:
+            refuse(name, expected="a number above 0", got=value, cure="raise it")
+    if not 0 <= training.warm_up <= 1:
+        refuse("training.warm_up", expected="a share of the steps", got=training.warm_up, cure="e.g. 0.1")
+    if settings.permuted and settings.permuted not in tasks:
+        refuse("permuted", expected=" or ".join(tasks), got=repr(settings.permuted), cure="name a task")
+    if settings.permuted and settings.out == FILES:
+        cure = "name one with --out; mergebound merge --suite FOLDER finds it"
+        refuse("out", expected="a folder of your own for permuted labels", got="the shipped suite's", cure=cure)
 
 
 class _Build:

@@ -32,9 +32,9 @@ def runs(monkeypatch):
     """Measure in this process, and note what is measured."""
     measured = []
 
-    def here(spec, suite_name, threads):
+    def here(spec, suite_name, threads, scores):
         measured.append(spec.label)
-        return measure.measure(spec, suite_name, threads)
+        return measure.measure(spec, suite_name, threads, scores=scores)
 
     monkeypatch.setattr(compare, "measure_apart", here)
     return measured

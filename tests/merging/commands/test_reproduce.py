@@ -37,9 +37,9 @@ def runs(hub, monkeypatch, tmp_path):
             loaded[name] = load(name, storage)
         return loaded[name]
 
-    def here(spec, origin, threads, device="cpu", checkpoint=None):
+    def here(spec, origin, threads, device="cpu", checkpoint=None, scores=None):
         measured.append(spec)
-        return measure.measure(spec, origin, threads, device, checkpoint)
+        return measure.measure(spec, origin, threads, device, checkpoint, scores)
 
     monkeypatch.setattr(suites, "load", once)
     monkeypatch.setattr(reproduce, "measure_apart", here)

@@ -10,6 +10,8 @@ from bounds.types import InputError
 from merging import merge, suites
 from merging.suites.text8 import build as building
 from merging.suites.text8.loading import FILES, load
+from merging.suites.text8.texts import Sizes
+from merging.suites.text8.training import Training
 from merging.task import mean_accuracy
 from tests.text8_world import TASKS, settings
 
@@ -126,6 +128,11 @@ def test_an_expert_of_permuted_labels_is_worth_nothing(built, tmp_path):
         ({"permuted": "colours"}, "permuted: expected colour or animal; got 'colours'"),
         ({"permuted": "animal", "out": FILES}, "out: expected a folder of your own"),
         ({"weights_sha256": "0" * 64}, "expected sha256 000000000000…"),
+        ({"rank": 0}, "rank: expected at least 1; got 0"),
+        ({"sizes": Sizes(validation=0)}, "sizes.validation: expected at least 1; got 0"),
+        ({"training": Training(epochs=0)}, "training.epochs: expected at least 1; got 0"),
+        ({"training": Training(warm_up=1.5)}, "training.warm_up: expected a share of the steps; got 1.5"),
+        ({"logit_scale": float("nan")}, "logit_scale: expected a number above 0; got nan"),
         ({"length": 99}, "length: expected 3 to 16 tokens, the positions of the model; got 99"),
     ],
 )
