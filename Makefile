@@ -24,12 +24,14 @@ report: $(VENV)/.installed
 	$(BIN)/python -m diagnostics.bound_report --merged out.pt
 
 # The tables of methods in README and docs/suites.md, and every row in docs/methods.md: five seeds of calibration and
-# batches for rows that draw. Hours on two cores; interrupted, they go on.
+# batches for rows that draw. Hours on two cores; interrupted, they go on. What was measured for the tables is kept in
+# docs/results and is not measured again: name another folder with RESULTS.
 SUITES ?= mini8 text8
 SEEDS ?= 5
+RESULTS ?= docs/results
 compare: $(VENV)/.installed
 	for suite in $(SUITES); do $(BIN)/python -m merging compare --suite $$suite --seeds $(SEEDS) \
-	    --published clip-ta8:ViT-B-32 --out compare/$$suite --methods average task_arithmetic ties iso_c tsv_m \
+	    --published clip-ta8:ViT-B-32 --out $(RESULTS)/$$suite --methods average task_arithmetic ties iso_c tsv_m \
 	    wudi:learning_rate=0.0001 adamerging:learning_rate=0.005 samerging samerging:perturbation=none \
 	    samerging:perturbation=none,steps=200 || exit; done
 
