@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.table import Table
 
 from bounds.types import refuse
 from diagnostics.work.cache import Cache, digest, write
 from diagnostics.work.identity import code_of
 from merging import merge, suites
-from merging.commands import console, run, track
+from merging.commands import console, options, run, track
 from merging.files import check_folder, encoded
 from merging.plain import to_plain
 from merging.suites import Suite
@@ -113,7 +112,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.ablation")))
+    return run(lambda: _main(options(Command, arguments, "mergebound ablation")))
 
 
 def _main(command: Command) -> None:

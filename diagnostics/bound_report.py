@@ -25,7 +25,7 @@ from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
 from merging import records, suites
 from merging.artifact import load
-from merging.commands import console, plain, run, track, write_json
+from merging.commands import console, options, plain, run, stage, track, write_json
 from merging.execution import check_device
 from merging.files import check_folder, check_outputs, encoded, place
 from merging.plain import from_plain
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] == "show":
         return show(arguments[1:])
-    return run(lambda: report(tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")))
+    return run(lambda: report(options(Command, arguments, "mergebound report")))
 
 
 def report(command: Command) -> None:
@@ -216,7 +216,7 @@ def show(arguments: Sequence[str]) -> int:
     """``mergebound report show report.json``; return the exit status."""
 
     def main() -> None:
-        command = tyro.cli(Show, args=arguments, prog="mergebound report show")
+        command = options(Show, arguments, "mergebound report show")
         print_report(read_report(command.report), console())
 
     return run(main)

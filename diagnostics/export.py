@@ -20,7 +20,7 @@ from diagnostics.subject import check_match
 from merging import suites
 from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
-from merging.commands import console, plain, run
+from merging.commands import console, options, plain, run
 from merging.files import check_folder, encoded, replacing_folder, write
 from merging.models import Export
 from merging.suites import Suite
@@ -51,7 +51,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.export")))
+    return run(lambda: _main(options(Command, arguments, "mergebound export")))
 
 
 def _main(command: Command) -> None:

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from bounds.types import InputError, refuse
+from bounds.types import InputError, meant, refuse
 from merging import records, suites
 from merging.commands.compare_rows import Found, ranked
 from merging.commands.compare_table import Shown
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
 from merging.commands.packed import unpack
+from merging.commands.options import options
 from merging.commands.terminal import console, plain, run, track
 from merging.files import check_destination, check_folder, encoded, write
 from merging.methods import METHODS
@@ -42,7 +41,7 @@ class Command:
     suite: str = "mini8"
     """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     methods: tuple[str, ...] = ("all",)
-    """Rows of the table of methods (python -m merging list), or all; with settings as ties:density=0.1,scale=1."""
+    """Rows of the table of methods (mergebound list), or all; with settings as ties:density=0.1,scale=1."""
     out: Path = Path("compare")
     """Folder of results and tables."""
     seeds: int = 1
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="python -m merging compare", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound compare")
     output, shown = console(), compare(command)
     shown.show(output)
     output.print(f"{plain(str(command.out))}: {', '.join(FILES)}", soft_wrap=True)
@@ -91,9 +90,8 @@ def _published(suite: str) -> dict[str, float]:
     known = published.gains(suite)
     if not known:
         expected = " or ".join(name for name in published.NUMBERS if published.gains(name))
-        refuse(
-            "published gains of a suite", expected=expected, got=repr(suite), cure="name one, or leave --published out"
-        )
+        cure = meant(suite, published.NUMBERS, "name one, or leave --published out")
+        refuse("published gains of a suite", expected=expected, got=repr(suite), cure=cure)
     return known
 
 
@@ -134,7 +132,7 @@ def _spec(text: str) -> Spec:
         hints = typing.get_type_hints(METHODS[method].settings) if method in METHODS else {}
         if not equals or name not in hints:
             known = "NAME=VALUE of " + (" or ".join(hints) or "none")
-            refuse(f"setting of {method}", expected=known, got=repr(part), cure="see python -m merging list")
+            refuse(f"setting of {method}", expected=known, got=repr(part), cure=meant(name, hints, "see mergebound list"))
         given[name] = _value(name, value, hints[name])
     spec = Spec(method, given)
     _ = spec.settings  # refuses what is unknown or out of range before any work

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bounds.types import refuse
 from merging.checkpoints import Pickled, check_file, read_pickled, read_weights, weight_files
+from merging.commands.options import options
 from merging.commands.terminal import console, plain, run
 from merging.files import check_outputs, replacing
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="mergebound convert", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound convert")
     files = weight_files(command.source)
     check_outputs({"--to": command.to}, {str(file): file for file in files})
     read = _read(command.source, files)

@@ -19,6 +19,7 @@ from merging import presets, suites
 from merging.commands.compare import kept, parse, read_kept
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
+from merging.commands.options import options
 from merging.commands.terminal import console, plain, run, track
 from merging.execution import check_device
 from merging.files import check_destination, check_folder, encoded, write
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="mergebound reproduce", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound reproduce")
     name = suite_name(command)
     planned = plan(command, name)
     _check(command)
