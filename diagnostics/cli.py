@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
+from bounds.types import meant, refuse
+from merging.commands import run
+
 _MODULES: Mapping[str, tuple[str, str]] = {
     "merge": ("merging.commands.merge", "merge the experts of a suite"),
     "compare": ("merging.commands.compare", "merge a suite by many methods and rank them"),
@@ -65,8 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first == "--version":
         print(f"{_PACKAGE} {_version()}")
         return 0
-    from merging.commands import run  # PyTorch is behind it: help and version need none
-
     return run(lambda: _refuse(first))
 
 
@@ -78,8 +79,6 @@ def _version() -> str:
 
 
 def _refuse(name: str) -> None:
-    from bounds.types import meant, refuse
-
     cure = meant(name, COMMANDS, "see mergebound --help")
     refuse("command", expected=" or ".join(COMMANDS), got=repr(name), cure=cure)
 

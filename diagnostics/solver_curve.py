@@ -39,7 +39,7 @@ from diagnostics.figures.style import (
 from diagnostics.figures.svg import INK, standalone
 from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
-from merging.commands import console, options, run, track
+from merging.commands import console, options, run, stage, track
 from merging.files import check_folder
 from merging.learned import LearnedSettings, Problem
 from merging.suites import Suite
@@ -231,7 +231,9 @@ def _main(command: Command) -> None:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", [f"solver_curve.{kind}" for kind in ("json", "svg", "png")], parents=True)
     torch.set_num_threads(command.threads)
-    suite, runs = suites.load(command.suite), _runs(command)
+    runs = _runs(command)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     labels = list(runs)
     curves = [measure(suite, labels[i], runs[labels[i]]) for i in track(range(len(labels)), "solvers")]
     drawing = as_images(lambda: draw(curves, command.examples), "solver-curve")

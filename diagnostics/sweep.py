@@ -35,7 +35,7 @@ from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_tabl
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
-from merging.commands import console, options, plain, run
+from merging.commands import console, options, plain, run, stage
 from merging.files import encoded
 from merging.plain import to_plain
 
@@ -118,7 +118,8 @@ def _main(command: Command) -> None:
     write(command.out / "sweep.csv", encoded(as_csv(section)))
     text = json.dumps(to_plain(section), indent=1, ensure_ascii=False, allow_nan=False)
     write(command.out / "sweep.json", encoded(f"{text}\n"))
-    _write_figures(section, trivial, command.out)
+    with stage("drawing figures"):
+        _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
         output.print(path_table(path, section.examples))

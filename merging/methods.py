@@ -109,7 +109,12 @@ def _settings(method: str, given: Mapping[str, Any]) -> Any:
     fields = METHODS[method].settings.__dataclass_fields__
     for name in given:
         if name not in fields:
-            refuse(f"setting of {method}", expected=" or ".join(fields) or "none", got=repr(name), cure=meant(name, fields, "remove it"))
+            refuse(
+                f"setting of {method}",
+                expected=" or ".join(fields) or "none",
+                got=repr(name),
+                cure=meant(name, fields, "remove it"),
+            )
     return METHODS[method].settings(**given)
 
 

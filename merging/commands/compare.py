@@ -14,9 +14,9 @@ from merging import records, suites
 from merging.commands.compare_rows import Found, ranked
 from merging.commands.compare_table import Shown
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
-from merging.commands.packed import unpack
 from merging.commands.options import options
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.packed import unpack
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, check_folder, encoded, write
 from merging.methods import METHODS
 from merging.plain import from_plain, to_plain
@@ -77,7 +77,8 @@ def compare(command: Command) -> Shown:
         if getattr(command, name) < 1:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", FILES, parents=True)
-    suite = suites.load(command.suite)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     known = _published(command.published) if command.published else {}
     seeds = range(command.seeds)
     found = _measure_all(specs, seeds, suite, command)
@@ -105,7 +106,7 @@ def _measure_all(specs: Sequence[Spec], seeds: Sequence[int], suite: Suite, comm
     runs = [(spec, one, one.key(suite)) for spec in specs for one in spec.seeded(seeds)]
     paths = {key: check_destination(folder / f"{spec.method}-{key}.json") for spec, _, key in runs}
     found: dict[str, tuple[Spec, list[Measurement]]] = {spec.label: (spec, []) for spec in specs}
-    for spec, one, key in track(runs, f"merging {suite.name}"):
+    for spec, one, key in track(runs, f"merging {suite.name}", lambda run: run[1].label):
         measured = found[spec.label][1]
         if not any(m.reason for m in measured):
             apart = partial(measure_apart, one, command.suite, command.threads)
@@ -132,7 +133,9 @@ def _spec(text: str) -> Spec:
         hints = typing.get_type_hints(METHODS[method].settings) if method in METHODS else {}
         if not equals or name not in hints:
             known = "NAME=VALUE of " + (" or ".join(hints) or "none")
-            refuse(f"setting of {method}", expected=known, got=repr(part), cure=meant(name, hints, "see mergebound list"))
+            refuse(
+                f"setting of {method}", expected=known, got=repr(part), cure=meant(name, hints, "see mergebound list")
+            )
         given[name] = _value(name, value, hints[name])
     spec = Spec(method, given)
     _ = spec.settings  # refuses what is unknown or out of range before any work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import make_dataclass
 from inspect import cleandoc
@@ -14,7 +15,7 @@ import tyro
 from bounds.types import InputError, refuse
 
 Command = TypeVar("Command")
-_RULE, _SIDES = "───", "│╭╮╰╯ "
+_RULE = re.compile(r"[\s│╰]*[─-]{3,}[\s│╯]*")
 
 
 def options(kind: Callable[..., Command], arguments: Sequence[str] | None, prog: str) -> Command:
@@ -70,7 +71,7 @@ def _refuse(end: SystemExit, box: str, prog: str) -> NoReturn:
         own = own.__context__
     if own is not None:  # a data class has refused its values, which tyro puts into a box, too
         raise own from None
-    said, *others = [" ".join(part.split()) for part in _sections(box)]
+    said, *others = [" ".join(part.split()).rstrip(".") for part in _sections(box)]
     near = next((part for part in others if part.startswith("Perhaps you meant")), "")
     option = next((word for word in near.split() if word.startswith("--")), None)
     cure = f"did you mean {option}?" if option else "correct it"
@@ -78,11 +79,16 @@ def _refuse(end: SystemExit, box: str, prog: str) -> NoReturn:
 
 
 def _sections(box: str) -> list[str]:
-    """Return the texts between the rules of a box, its title left out."""
+    """Return the texts between the rules of a box, without its title and what was warned of before."""
+    lines = box.splitlines()
+    ruled = [_RULE.fullmatch(line) is not None for line in lines]
+    top = next((i for i, line in enumerate(lines) if line.startswith("╭")), None)
+    if top is None:  # where standard output takes no such signs, the title has a rule below it
+        top = ruled.index(True) if any(ruled) else -1
     parts = [""]
-    for line in box[box.find("╭") :].splitlines()[1:]:  # what comes before are warnings
-        if _RULE in line:
+    for line, rule in list(zip(lines, ruled, strict=True))[top + 1 :]:
+        if rule:
             parts.append("")
         else:
-            parts[-1] += f" {line.strip(_SIDES)}"
+            parts[-1] += f" {line.strip('│ ')}"
     return parts

@@ -19,7 +19,7 @@ from bounds.types import Params, Sample, meant, refuse
 from merging import suites
 from merging.commands.fetch import fetch
 from merging.commands.options import options
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, encoded, write
 from merging.models import KINDS
 from merging.suites import Suite
@@ -100,7 +100,8 @@ def check(arguments: Sequence[str]) -> None:
         if getattr(command, name) < 1:
             refuse(f"--{name}", expected="at least 1", got=getattr(command, name), cure="raise it")
     torch.set_num_threads(command.threads)
-    suite = suites.load(command.suite)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     check_params(suite.task_vectors.base, what="θ_0")
     probes = [probe(suite, index, command.examples) for index in track(range(len(suite.tasks)), "probing tasks")]
     output = console()

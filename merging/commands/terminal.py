@@ -106,14 +106,15 @@ def write_json(text: str) -> None:
     sys.stdout.write(text)
 
 
-def track(steps: Iterable[Item], description: str) -> Iterable[Item]:
+def track(steps: Iterable[Item], description: str, name: Callable[[Item], str] | None = None) -> Iterable[Item]:
     """Go through ``steps`` and show on stderr how far it is: a bar on a terminal, else one line as the stage begins.
 
-    Without a terminal a second line follows when the stage has ended, if it took longer than ``LONG`` seconds.
+    Without a terminal a second line follows when the stage has ended, if it took longer than ``LONG`` seconds. Steps
+    that have a ``name``, since each is long, are stages of their own.
     """
     steps, errors = list(steps), Console(stderr=True)
     if not errors.is_terminal:
-        return _told(steps, description)
+        return _told(steps, description, name)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -129,14 +130,17 @@ def _shown(steps: list[Item], description: str, progress: Progress) -> Iterator[
         yield from progress.track(steps, description=str(plain(description)))
 
 
-def _told(steps: list[Item], description: str) -> Iterator[Item]:
+def _told(steps: list[Item], description: str, name: Callable[[Item], str] | None) -> Iterator[Item]:
     """Say what begins; nothing for a stage without steps."""
     if not steps:
         return
     what = f"{plain(description)}: {len(steps)} step{'s' * (len(steps) != 1)}"
     _say(f"{what} …")
     with _told_when_long(what):
-        yield from steps
+        for place, step in enumerate(steps, 1):
+            if name is not None:
+                _say(f"{description}: {place} of {len(steps)}, {name(step)} …")
+            yield step
 
 
 @contextlib.contextmanager

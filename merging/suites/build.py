@@ -33,7 +33,12 @@ def _build(name: str, arguments: Sequence[str]) -> None:
         print(f"usage: python -m merging.suites.build {{{','.join(names())}}} [--help] [options]")
         return
     if name not in names():
-        refuse("suite", expected=" or ".join(names()), got=repr(name), cure=meant(name, names(), "name one that can be built"))
+        refuse(
+            "suite",
+            expected=" or ".join(names()),
+            got=repr(name),
+            cure=meant(name, names(), "name one that can be built"),
+        )
     module = import_module(f"merging.suites.{name}.build")
     module.build(options(module.Settings, arguments, f"python -m merging.suites.build {name}"))
 
