@@ -28,7 +28,7 @@ class Command:
             refuse("steps", expected="at least 1", got=self.steps, cure="raise it")
 
 
-def refusal(*arguments, kind=Command):
+def refusal(*arguments, kind: type = Command):
     with pytest.raises(InputError) as caught:
         options(kind, arguments, "program do")
     return str(caught.value)
