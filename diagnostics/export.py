@@ -35,7 +35,7 @@ class Command:
     """Write a merge for the model's own library, with a model card and, where it has them, the coefficients."""
 
     merged: Annotated[Path, tyro.conf.Positional]
-    """The artifact made by python -m merging."""
+    """The artifact made by mergebound merge."""
     to: Path
     """The folder to write; it must be new or empty."""
     dtype: Precision = "float32"

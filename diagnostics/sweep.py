@@ -63,7 +63,7 @@ class Command:
     """Sweep the distance from the pretrained weights: sweep.csv, sweep.json, a figure per path and terminal tables."""
 
     merged: Path
-    """The artifact made by python -m merging."""
+    """The artifact made by mergebound merge."""
     suite: str | None = None
     """Where the suite is now (default: where the artifact says it was)."""
     out: Path = Path("report")
