@@ -7,8 +7,9 @@ standard error and epistemic status, so that a report can never show a number wi
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeAlias
 
@@ -43,6 +44,23 @@ def refuse(what: str, *, expected: object, got: object, cure: str) -> NoReturn:
         InputError: always.
     """
     raise InputError(f"{what}: expected {expected}; got {got}; {cure}")
+
+
+def meant(name: str, known: Iterable[str], cure: str = "choose one") -> str:
+    """Return the cure for a name that is not among the known ones: the nearest of them, where one is near.
+
+    Args:
+        name: what was given.
+        known: all names.
+        cure: said where none is near; capitals, hyphens and underscores do not count.
+    """
+    by_plain = {_plain_name(other): other for other in known}
+    near = difflib.get_close_matches(_plain_name(name), by_plain, n=1)
+    return f"did you mean {by_plain[near[0]]}?" if near else cure
+
+
+def _plain_name(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def worst_status(statuses: Sequence[Status]) -> Status:

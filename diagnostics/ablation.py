@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.table import Table
 
 from bounds.types import refuse
 from diagnostics.work.cache import Cache, digest, write
 from diagnostics.work.identity import code_of
 from merging import merge, suites
-from merging.commands import console, run, track
+from merging.commands import console, options, run, stage, track
 from merging.files import check_folder, encoded
 from merging.plain import to_plain
 from merging.suites import Suite
@@ -113,7 +112,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.ablation")))
+    return run(lambda: _main(options(Command, arguments, "mergebound ablation")))
 
 
 def _main(command: Command) -> None:
@@ -123,7 +122,8 @@ def _main(command: Command) -> None:
     check_folder(command.out, "output", ("ablation.json", "ablation.md"), parents=True)
     check_folder(command.out / "runs", "output", parents=True)
     torch.set_num_threads(command.threads)
-    suite = suites.load(command.suite)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     command.out.mkdir(parents=True, exist_ok=True)
     lines = ablate(suite, command)
     content = {"suite": suite.name, "seeds": command.seeds, "lines": [to_plain(line) for line in lines]}
@@ -151,8 +151,8 @@ def ablate(suite: Suite, command: Command) -> list[Line]:
         chosen[name] = {**settings, row.chosen: float(best)}
     names = list(ROWS)
     runs: dict[str, list[Run]] = {name: [] for name in names}
-    for index in track(range(command.seeds * len(names)), "seeds on test"):
-        name, seed = names[index % len(names)], 1 + index // len(names)
+    todo = [(name, 1 + seed) for seed in range(command.seeds) for name in names]
+    for name, seed in track(todo, "seeds on test", lambda one: f"{one[0]}, seed {one[1]}"):
         runs[name].append(_run(cache, suite, {**chosen[name], "seed": seed}, ("test",)))
     return [
         Line(

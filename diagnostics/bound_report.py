@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
+from diagnostics import report_tables
 from diagnostics.figures.figure_files import read_manifest
-from diagnostics.folder import FILES, as_json, write_report
-from diagnostics.report import SCHEMA, Report, build, check_sections, check_subjects
+from diagnostics.folder import FILES, as_json, read_report, write_report
+from diagnostics.report import build, check_sections, check_subjects
 from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
@@ -23,22 +25,26 @@ from diagnostics.text import print_report
 from diagnostics.work.cache import Cache, write
 from diagnostics.work.workers import available
 from diagnostics.workspace import Workspace
-from merging import records, suites
+from merging import suites
 from merging.artifact import load
-from merging.commands import console, plain, run, track, write_json
+from merging.commands import console, options, plain, run, stage, track, write_json
 from merging.execution import check_device
 from merging.files import check_folder, check_outputs, encoded, place
-from merging.plain import from_plain
 from merging.processes import Processes, local_device, processes
 from merging.rows import silent
+from merging.suites import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Report the bound of one merge, or of several side by side: a page, report.json, figures, terminal tables."""
+    """Report the bound of one merge, or of several side by side: a page, report.json, figures, terminal tables.
+
+    ``mergebound report show report.json`` prints the tables again; ``mergebound report export report.json`` writes them
+    as LaTeX, CSV or Markdown.
+    """
 
     merged: tuple[Path, ...]
-    """Artifacts made by python -m merging, from the same suite."""
+    """Artifacts made by mergebound merge, from the same suite."""
     suite: str | None = None
     """Where the suite is now (default: where the artifacts say it was)."""
     out: Path = Path("report")
@@ -59,10 +65,18 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and arguments[0] == "show":
-        return show(arguments[1:])
-    return run(lambda: report(tyro.cli(Command, args=arguments, prog="python -m diagnostics.bound_report")))
+    return run(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    name, *rest = arguments or [""]
+    if name in SUBCOMMANDS:
+        SUBCOMMANDS[name](rest)
+    elif name and not name.startswith("-"):
+        cure = meant(name, SUBCOMMANDS, "see mergebound report --help")
+        refuse("report command", expected=f"options, {' or '.join(SUBCOMMANDS)}", got=repr(name), cure=cure)
+    else:
+        report(options(Command, arguments, "mergebound report"))
 
 
 def report(command: Command) -> None:
@@ -86,7 +100,8 @@ def report(command: Command) -> None:
         result = build(workspace, command.sections, command.budget_seconds)
     if together.rank:
         return
-    figures = write_report(result, command.out, Cache(command.out / "cache"), workspace.workers)
+    with stage(f"drawing and writing {command.out}"):
+        figures = write_report(result, command.out, Cache(command.out / "cache"), workspace.workers)
     if command.json == "-":
         write_json(as_json(result))
         return
@@ -139,7 +154,7 @@ def prepare(
     origin = suite or origin_of(subjects[0])
     workspace = Workspace(
         subjects,
-        lambda: suites.load(origin),
+        lambda: _loaded(origin, together),
         settings,
         Cache(out / "cache", together),
         alpha,
@@ -151,6 +166,11 @@ def prepare(
     if suite is not None or origin not in suites.SUITES:  # a shipped suite does not change: it is not even loaded
         workspace.check_suite()
     return workspace
+
+
+def _loaded(origin: str, together: Processes) -> Suite:
+    with nullcontext() if together.rank else stage(f"loading {origin}"):
+        return suites.load(origin)
 
 
 def origin_of(subject: Subject) -> str:
@@ -212,24 +232,17 @@ class Show:
     """The file."""
 
 
-def show(arguments: Sequence[str]) -> int:
-    """``mergebound report show report.json``; return the exit status."""
-
-    def main() -> None:
-        command = tyro.cli(Show, args=arguments, prog="mergebound report show")
-        print_report(read_report(command.report), console())
-
-    return run(main)
-
-
-def read_report(path: Path) -> Report:
-    """Read a report.json.
+def show(arguments: Sequence[str]) -> None:
+    """``mergebound report show report.json``.
 
     Raises:
-        InputError: no such file, not JSON, changed since it was written, another schema or other fields.
+        InputError: as :func:`diagnostics.folder.read_report`.
     """
-    what, cure = f"report {path}", "make one with python -m diagnostics.bound_report"
-    return from_plain(Report, records.read_json(path, SCHEMA, what, cure), what, cure)
+    print_report(read_report(options(Show, arguments, "mergebound report show").report), console())
+
+
+SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"show": show, "export": report_tables.export}
+"""What is done with a report.json that is there."""
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ import tyro
 
 from bounds.running_statistics import is_statistic
 from bounds.types import refuse
-from diagnostics.bound_report import origin_of, read_report, read_subjects
+from diagnostics.bound_report import origin_of, read_subjects
+from diagnostics.folder import read_report
 from diagnostics.model_card import merge_of, render_card
 from diagnostics.report import MergeReport
 from diagnostics.subject import check_match
 from merging import suites
 from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
-from merging.commands import console, plain, run
+from merging.commands import console, options, plain, run, stage
 from merging.files import check_folder, encoded, replacing_folder, write
 from merging.models import Export
 from merging.suites import Suite
@@ -34,7 +35,7 @@ class Command:
     """Write a merge for the model's own library, with a model card and, where it has them, the coefficients."""
 
     merged: Annotated[Path, tyro.conf.Positional]
-    """The artifact made by python -m merging."""
+    """The artifact made by mergebound merge."""
     to: Path
     """The folder to write; it must be new or empty."""
     dtype: Precision = "float32"
@@ -51,7 +52,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.export")))
+    return run(lambda: _main(options(Command, arguments, "mergebound export")))
 
 
 def _main(command: Command) -> None:
@@ -60,17 +61,20 @@ def _main(command: Command) -> None:
     measured = None
     if command.report is not None:
         measured = merge_of(read_report(command.report), subject.artifact, command.report)
-    suite = suites.load(command.suite or origin_of(subject))
+    origin = command.suite or origin_of(subject)
+    with stage(f"loading {origin}"):
+        suite = suites.load(origin)
     check_match(suite, subject.artifact)
-    files = export(
-        subject.artifact,
-        suite,
-        command.to,
-        measured,
-        dtype=getattr(torch, command.dtype),
-        shard_size=command.shard_size,
-        per_task=command.per_task,
-    )
+    with stage(f"writing {command.to}"):
+        files = export(
+            subject.artifact,
+            suite,
+            command.to,
+            measured,
+            dtype=getattr(torch, command.dtype),
+            shard_size=command.shard_size,
+            per_task=command.per_task,
+        )
     size = sum(file.stat().st_size for file in files) / 1e6
     console().print(
         plain(f"{command.to}: {len(files)} files, {size:.1f} MB; {CARD} says how to load it"), soft_wrap=True

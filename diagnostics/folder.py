@@ -6,11 +6,11 @@ from pathlib import Path
 
 from diagnostics.figures.figure_files import write_figures
 from diagnostics.page import draw, render
-from diagnostics.report import Report
+from diagnostics.report import SCHEMA, Report
 from diagnostics.work.cache import Cache, write
 from merging import records
 from merging.files import encoded
-from merging.plain import to_plain
+from merging.plain import from_plain, to_plain
 
 FILES = ("report.html", "report.json")
 """What is written into the folder, besides figures and cache."""
@@ -33,3 +33,13 @@ def write_report(report: Report, folder: Path, cache: Cache, workers: int = 1) -
 def as_json(report: Report) -> str:
     """Return the text of report.json, with its digest."""
     return records.to_json(to_plain(report), indent=1)
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json.
+
+    Raises:
+        InputError: no such file, not JSON, changed since it was written, another schema or other fields.
+    """
+    what, cure = f"report {path}", "make one with mergebound report"
+    return from_plain(Report, records.read_json(path, SCHEMA, what, cure), what, cure)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bounds.types import InputError, refuse
+from bounds.types import InputError, meant, refuse
 from diagnostics import statements
 from diagnostics.sections import comparison
 from diagnostics.sections.base import View
@@ -222,7 +222,12 @@ def check_sections(sections: Sequence[str]) -> list[str]:
     """
     for name in sections:
         if name not in SECTIONS:
-            refuse("section", expected=" or ".join(SECTIONS), got=repr(name), cure="choose among them")
+            refuse(
+                "section",
+                expected=" or ".join(SECTIONS),
+                got=repr(name),
+                cure=meant(name, SECTIONS, "choose among them"),
+            )
     return [name for name in SECTIONS if not sections or name in sections]
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
@@ -40,7 +39,7 @@ from diagnostics.figures.style import (
 from diagnostics.figures.svg import INK, standalone
 from diagnostics.work.cache import write
 from merging import gauss_newton, learned, suites
-from merging.commands import console, run, track
+from merging.commands import console, options, run, stage, track
 from merging.files import check_folder
 from merging.learned import LearnedSettings, Problem
 from merging.suites import Suite
@@ -223,7 +222,7 @@ def table(curves: Sequence[Curve]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.solver_curve")))
+    return run(lambda: _main(options(Command, arguments, "python -m diagnostics.solver_curve")))
 
 
 def _main(command: Command) -> None:
@@ -232,7 +231,9 @@ def _main(command: Command) -> None:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", [f"solver_curve.{kind}" for kind in ("json", "svg", "png")], parents=True)
     torch.set_num_threads(command.threads)
-    suite, runs = suites.load(command.suite), _runs(command)
+    runs = _runs(command)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     labels = list(runs)
     curves = [measure(suite, labels[i], runs[labels[i]]) for i in track(range(len(labels)), "solvers")]
     drawing = as_images(lambda: draw(curves, command.examples), "solver-curve")

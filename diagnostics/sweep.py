@@ -20,7 +20,7 @@ from typing import Annotated
 
 import tyro
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 from diagnostics.bound_report import prepare
 from diagnostics.figures.figure_files import write_figures
 from diagnostics.sections.directions import (
@@ -35,7 +35,7 @@ from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_tabl
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
-from merging.commands import console, plain, run
+from merging.commands import console, options, plain, run, stage
 from merging.files import encoded
 from merging.plain import to_plain
 
@@ -63,7 +63,7 @@ class Command:
     """Sweep the distance from the pretrained weights: sweep.csv, sweep.json, a figure per path and terminal tables."""
 
     merged: Path
-    """The artifact made by python -m merging."""
+    """The artifact made by mergebound merge."""
     suite: str | None = None
     """Where the suite is now (default: where the artifact says it was)."""
     out: Path = Path("report")
@@ -91,7 +91,7 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: _main(tyro.cli(Command, args=arguments, prog="python -m diagnostics.sweep")))
+    return run(lambda: _main(options(Command, arguments, "mergebound sweep")))
 
 
 def _main(command: Command) -> None:
@@ -118,7 +118,8 @@ def _main(command: Command) -> None:
     write(command.out / "sweep.csv", encoded(as_csv(section)))
     text = json.dumps(to_plain(section), indent=1, ensure_ascii=False, allow_nan=False)
     write(command.out / "sweep.json", encoded(f"{text}\n"))
-    _write_figures(section, trivial, command.out)
+    with stage("drawing figures"):
+        _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
         output.print(path_table(path, section.examples))
@@ -142,7 +143,8 @@ def _directions(command: Command, workspace: Workspace, grid: Sequence[float]) -
     unknown = [e for e in command.experts if e not in (*names, "all", "none")]
     if unknown or (len(command.experts) > 1 and {"all", "none"} & {*command.experts}):
         expected = f"all, none, or some of {', '.join(names)}"
-        refuse("experts", expected=expected, got=unknown or list(command.experts), cure="name tasks of the suite")
+        cure = meant(unknown[0] if unknown else "", names, "name tasks of the suite")
+        refuse("experts", expected=expected, got=unknown or list(command.experts), cure=cure)
     chosen = [i for i, name in enumerate(names) if name in command.experts or "all" in command.experts]
     return [
         merge_direction(workspace, subject, grid, command.mode),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 from merging import closed_form, gauss_newton, learned
 from merging.artifact import MergeArtifact
 from merging.execution import Execution
@@ -30,7 +30,7 @@ def find(method: str) -> Method:
         InputError: unknown method.
     """
     if method not in METHODS:
-        refuse("method", expected=" or ".join(METHODS), got=repr(method), cure="choose one")
+        refuse("method", expected=" or ".join(METHODS), got=repr(method), cure=meant(method, METHODS))
     return METHODS[method]
 
 
@@ -109,7 +109,12 @@ def _settings(method: str, given: Mapping[str, Any]) -> Any:
     fields = METHODS[method].settings.__dataclass_fields__
     for name in given:
         if name not in fields:
-            refuse(f"setting of {method}", expected=" or ".join(fields) or "none", got=repr(name), cure="remove it")
+            refuse(
+                f"setting of {method}",
+                expected=" or ".join(fields) or "none",
+                got=repr(name),
+                cure=meant(name, fields, "remove it"),
+            )
     return METHODS[method].settings(**given)
 
 

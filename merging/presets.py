@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,10 @@ def find(method: str, name: str | None) -> Preset:
     if name is None:
         return Preset({}, "")
     if name not in known:
-        refuse(f"preset of {method}", expected=" or ".join(known) or "none", got=repr(name), cure="leave it out")
+        refuse(
+            f"preset of {method}",
+            expected=" or ".join(known) or "none",
+            got=repr(name),
+            cure=meant(name, known, "leave it out"),
+        )
     return known[name]

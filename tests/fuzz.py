@@ -26,9 +26,9 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.types import InputError
-from diagnostics.bound_report import read_report
 from diagnostics.figures.figure_files import MANIFEST, read_manifest, write_figures
 from diagnostics.figures.svg import Drawing
+from diagnostics.folder import read_report
 from diagnostics.report import Splits, TaskSizes, build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject

@@ -10,27 +10,43 @@ exported folder, beside mergekit and FusionBench where these are installed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 
-from tyro.extras import SubcommandApp
-
+from bounds.types import meant, refuse
 from diagnostics.benchmark import bounds as benchmark_bounds
 from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
 from diagnostics.benchmark import merge as benchmark_merge
-from merging.commands import run
+from merging.commands import options, run
 
-app = SubcommandApp()
-app.command(name="bounds")(benchmark_bounds.measure)
-app.command(name="merge")(benchmark_merge.measure)
-app.command(name="memory")(benchmark_merge.memory)
-app.command(name="closed_form")(benchmark_closed_form.measure)
-app.command(name="files")(benchmark_files.measure)
+_NAME = "mergebound benchmark"
+BENCHMARKS: Mapping[str, Callable[..., None]] = {
+    "bounds": benchmark_bounds.measure,
+    "merge": benchmark_merge.measure,
+    "memory": benchmark_merge.memory,
+    "closed_form": benchmark_closed_form.measure,
+    "files": benchmark_files.measure,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status (0 done, 2 bad input)."""
-    return run(lambda: app.cli(prog="python -m diagnostics.benchmark", description="Speed and memory.", args=arguments))
+    return run(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    name, *rest = arguments or [""]
+    if name in ("-h", "--help"):
+        lines = [f"  {known:11}  {(measure.__doc__ or '').splitlines()[0]}" for known, measure in BENCHMARKS.items()]
+        print("\n".join([f"usage: {_NAME} BENCHMARK [--help]", "", *lines]))
+        return
+    measure = BENCHMARKS.get(name.replace("-", "_"))
+    if measure is None:
+        got, cure = repr(name) if name else "nothing", meant(name, BENCHMARKS, f"see {_NAME} --help")
+        refuse("benchmark", expected=" or ".join(BENCHMARKS), got=got, cure=cure)
+    later = wraps(measure)(lambda **given: partial(measure, **given))  # tyro calls what it reads options for
+    options(later, rest, f"{_NAME} {name}")()
 
 
 if __name__ == "__main__":

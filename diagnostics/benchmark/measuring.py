@@ -15,12 +15,12 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transformer import VisionTransformer
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from bounds.autodiff import functional
 from bounds.types import Forward, Params
+from merging.commands import console
 
 CLASSES = 10
 MIB = 2**20
@@ -112,4 +112,4 @@ def show(results: Sequence[Result]) -> None:
         goal = "" if result.goal is None else f"<= {result.goal:g}"
         verdict = "" if result.goal is None else ("met" if result.ratio <= result.goal else "MISSED")
         table.add_row(result.what, f"{result.ratio:.2f}", f"{goal} {verdict}", result.detail)
-    Console().print(table)
+    console().print(table)

@@ -22,7 +22,7 @@ from diagnostics.study.certificates import coefficient_rows, held_out_rows
 from diagnostics.study.merging import theorem_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
-from merging.commands import console, run
+from merging.commands import console, one_line, run, track
 from merging.files import check_folder, write
 
 EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
@@ -32,6 +32,7 @@ EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     held_out_rows,
     coefficient_rows,
 )
+_NAME = "mergebound study"
 
 
 def coverage(draws: int = 2000, seed: int = 0) -> list[Row]:
@@ -51,16 +52,17 @@ def coverage(draws: int = 2000, seed: int = 0) -> list[Row]:
     """
     check_count(draws, "draws")
     streams = np.random.SeedSequence(seed).spawn(len(EXPERIMENTS))
-    pairs = zip(EXPERIMENTS, streams, strict=True)
-    return [row for make, stream in pairs for row in make(np.random.default_rng(stream), draws)]
+    pairs = list(zip(EXPERIMENTS, streams, strict=True))
+    steps = track(pairs, f"experiments, {draws} draws each")
+    return [row for make, stream in steps for row in make(np.random.default_rng(stream), draws)]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the table."""
     table = Table(title="Coverage and power: violation rates (e-values: means), one-sided 95 % limits")
-    table.add_column("setting", overflow="fold", ratio=1)
+    table.add_column("setting")
     for name in ("claim", "variant", "must", "rate", "limits", "against", "passed"):
-        table.add_column(name, no_wrap=name != "variant")
+        table.add_column(name)
     for row in rows:
         must = "hold" if row.kind == "statement" else "be caught"
         limits = f"{row.lower:.3g} .. {row.upper:.3g}"
@@ -87,9 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"coverage": Coverage}, args=arguments, prog="python -m diagnostics.study"
-    )
+    with one_line(_NAME):
+        command = tyro.extras.subcommand_cli_from_dict({"coverage": Coverage}, args=arguments, prog=_NAME)
     if command.out is not None:
         check_folder(command.out.parent, "output", [command.out.name], parents=True)
     rows = coverage(command.draws, command.seed)

@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from bounds.types import InputError, refuse
+from bounds.types import InputError, meant, refuse
 from merging import records, suites
 from merging.commands.compare_rows import Found, ranked
 from merging.commands.compare_table import Shown
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
+from merging.commands.options import options
 from merging.commands.packed import unpack
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, check_folder, encoded, write
 from merging.methods import METHODS
 from merging.plain import from_plain, to_plain
@@ -42,7 +41,7 @@ class Command:
     suite: str = "mini8"
     """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     methods: tuple[str, ...] = ("all",)
-    """Rows of the table of methods (python -m merging list), or all; with settings as ties:density=0.1,scale=1."""
+    """Rows of the table of methods (mergebound list), or all; with settings as ties:density=0.1,scale=1."""
     out: Path = Path("compare")
     """Folder of results and tables."""
     seeds: int = 1
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="python -m merging compare", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound compare")
     output, shown = console(), compare(command)
     shown.show(output)
     output.print(f"{plain(str(command.out))}: {', '.join(FILES)}", soft_wrap=True)
@@ -78,7 +77,8 @@ def compare(command: Command) -> Shown:
         if getattr(command, name) < 1:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
     check_folder(command.out, "output", FILES, parents=True)
-    suite = suites.load(command.suite)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     known = _published(command.published) if command.published else {}
     seeds = range(command.seeds)
     found = _measure_all(specs, seeds, suite, command)
@@ -91,9 +91,8 @@ def _published(suite: str) -> dict[str, float]:
     known = published.gains(suite)
     if not known:
         expected = " or ".join(name for name in published.NUMBERS if published.gains(name))
-        refuse(
-            "published gains of a suite", expected=expected, got=repr(suite), cure="name one, or leave --published out"
-        )
+        cure = meant(suite, published.NUMBERS, "name one, or leave --published out")
+        refuse("published gains of a suite", expected=expected, got=repr(suite), cure=cure)
     return known
 
 
@@ -107,7 +106,7 @@ def _measure_all(specs: Sequence[Spec], seeds: Sequence[int], suite: Suite, comm
     runs = [(spec, one, one.key(suite)) for spec in specs for one in spec.seeded(seeds)]
     paths = {key: check_destination(folder / f"{spec.method}-{key}.json") for spec, _, key in runs}
     found: dict[str, tuple[Spec, list[Measurement]]] = {spec.label: (spec, []) for spec in specs}
-    for spec, one, key in track(runs, f"merging {suite.name}"):
+    for spec, one, key in track(runs, f"merging {suite.name}", lambda run: run[1].label):
         measured = found[spec.label][1]
         if not any(m.reason for m in measured):
             apart = partial(measure_apart, one, command.suite, command.threads, scores=folder)
@@ -134,7 +133,9 @@ def _spec(text: str) -> Spec:
         hints = typing.get_type_hints(METHODS[method].settings) if method in METHODS else {}
         if not equals or name not in hints:
             known = "NAME=VALUE of " + (" or ".join(hints) or "none")
-            refuse(f"setting of {method}", expected=known, got=repr(part), cure="see python -m merging list")
+            refuse(
+                f"setting of {method}", expected=known, got=repr(part), cure=meant(name, hints, "see mergebound list")
+            )
         given[name] = _value(name, value, hints[name])
     spec = Spec(method, given)
     _ = spec.settings  # refuses what is unknown or out of range before any work

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bounds.types import refuse
 from merging.checkpoints import Pickled, check_file, read_pickled, read_weights, weight_files
-from merging.commands.terminal import console, plain, run
+from merging.commands.options import options
+from merging.commands.terminal import console, plain, run, stage
 from merging.files import check_outputs, replacing
 
 _SHOWN = 20
@@ -42,12 +43,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="mergebound convert", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound convert")
     files = weight_files(command.source)
     check_outputs({"--to": command.to}, {str(file): file for file in files})
-    read = _read(command.source, files)
+    with stage(f"reading {command.source}"):
+        read = _read(command.source, files)
     kept = _under(read.state, command.prefix, command.source)
-    with replacing(command.to, "--to") as temporary:
+    with stage(f"writing {command.to}"), replacing(command.to, "--to") as temporary:
         save_file(unshared(kept), temporary, {"format": "pt"})
     numbers = sum(value.numel() for value in kept.values())
     left = len(read.state) - len(kept)

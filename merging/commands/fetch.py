@@ -14,6 +14,7 @@ import tyro
 from rich.table import Table
 
 from bounds.types import refuse
+from merging.commands.options import options
 from merging.commands.terminal import console, plain, track
 from merging.files import check_folder, encoded, write
 from merging.suites import published
@@ -76,7 +77,7 @@ def fetch(arguments: Sequence[str]) -> None:
     Raises:
         InputError: an unknown suite, no network, files that are not as the table of suites says, no room.
     """
-    command = tyro.cli(Command, args=arguments, prog="python -m merging suite fetch", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound suite fetch")
     suite = published.find(command.name if command.model is None else f"{command.name}:{command.model}")
     folder = command.to or published.hub_folder()
     wanted = [found for found in repositories(suite, folder) if found.folder in published.missing(suite, folder)]

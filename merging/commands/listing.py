@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 
-import tyro
 from rich.table import Table
 
+from merging.commands.options import options
 from merging.commands.terminal import console, run
 from merging.methods import METHODS
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    tyro.cli(Command, args=arguments, prog="python -m merging list", description=Command.__doc__)
+    options(Command, arguments, "mergebound list")
     console().print(table())
 
 

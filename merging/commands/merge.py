@@ -8,23 +8,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, make_dataclass
-from inspect import cleandoc
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
 from merging.commands import compare, convert, listing, reproduce
 from merging.commands import suite as suite_command
 from merging.commands.evaluation import accuracy_table, evaluate
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.options import hiding, one_line, options
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.execution import Autocast, Execution
 from merging.files import check_destination, check_outputs, place
+from merging.learned import DECIDING, idle
 from merging.methods import find, merge
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -35,14 +37,14 @@ from merging.task_vectors import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Merge the experts of a suite and write an artifact that ``python -m diagnostics.bound_report`` reads.
+    """Merge the experts of a suite and write an artifact that ``mergebound report`` reads.
 
-    Other commands: ``python -m merging list`` prints the methods, ``compare`` runs many of them, ``suite init`` and
-    ``suite check`` write and probe a suite file of your own, ``convert`` turns checkpoints into safetensors.
+    Options follow the method, and some the value of another one: ``--method ties --help`` and ``--perturbation look
+    --help`` show them. ``mergebound --help`` lists all commands.
     """
 
     method: str = "samerging"
-    """Row of the table of methods (python -m merging list). The options below follow the method."""
+    """Row of the table of methods (mergebound list). The options below follow the method."""
     preset: str | None = None
     """Named settings of the method; options given explicitly override them. samerging: released (the published code,
     whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
@@ -81,7 +83,7 @@ class Learning(Command):
     """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
 
 
-_DESCRIPTION = cleandoc(Command.__doc__ or "")
+_NAME = "mergebound merge"
 SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "list": listing.main,
     "compare": compare.main,
@@ -100,6 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
+    if arguments and not arguments[0].startswith("-"):
+        expected = f"{' or '.join(SUBCOMMANDS)}, or options of a merge"
+        cure = meant(arguments[0], SUBCOMMANDS, "see mergebound --help")
+        refuse("command", expected=expected, got=repr(arguments[0]), cure=cure)
     command, settings = _parse(arguments)
     check_destination(command.out, "--out")
     checkpoint = None
@@ -120,7 +126,8 @@ def _main(arguments: Sequence[str]) -> None:
                 every=command.checkpoint_every,
                 resume=command.resume,
             )
-        suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
+        with stage(f"loading {command.suite}") if together.rank == 0 else nullcontext():
+            suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(
             command.method,
             suite,
@@ -142,24 +149,54 @@ def _storage(command: Command) -> Storage:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
-    """Parse the options of the command and those of the chosen method (which --help therefore shows)."""
+    """Parse the options of the command and those of the chosen method: --help shows those that act."""
+    given = _given(arguments, {"method": Command.method, "preset": None})
+    row, preset = find(given["method"]), presets.find(given["method"], given["preset"])
+    settings = row.settings(**preset.settings)
+    unused = _idle(settings, arguments)
+    kind = Learning if row.executes else Command
+    if given["method"] not in presets.PRESETS:
+        kind = hiding(kind, ["preset"])
+    if not settings.__dataclass_fields__:
+        return options(kind, arguments, _NAME), {}
+    shown = hiding(row.settings, unused)
+    whole = make_dataclass(
+        "Whole",
+        [
+            ("command", Annotated[kind, tyro.conf.arg(name="")]),
+            ("settings", Annotated[shown, tyro.conf.arg(name="")], field(default=shown(**asdict(settings)))),
+        ],
+        namespace={"__doc__": Command.__doc__},
+    )
+    parsed: Any = options(whole, arguments, _NAME)
+    return parsed.command, asdict(parsed.settings)
+
+
+def _given(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a few options before the others."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default=Command.method)
-    first.add_argument("--preset", default=None)
-    given = first.parse_known_args(list(arguments))[0]
-    row, preset = find(given.method), presets.find(given.method, given.preset)
-    settings, kind = row.settings, Learning if row.executes else Command
-    if settings.__dataclass_fields__:
-        whole = make_dataclass(
-            "Whole",
-            [
-                ("command", Annotated[kind, tyro.conf.arg(name="")]),
-                ("settings", Annotated[settings, tyro.conf.arg(name="")], field(default=settings(**preset.settings))),
-            ],
-        )
-        parsed: Any = tyro.cli(whole, args=arguments, prog="python -m merging", description=_DESCRIPTION)
-        return parsed.command, asdict(parsed.settings)
-    return tyro.cli(kind, args=arguments, prog="python -m merging", description=_DESCRIPTION), {}
+    for name, default in defaults.items():
+        first.add_argument(f"--{name}", default=default)
+    with one_line(_NAME):
+        return vars(first.parse_known_args(list(arguments))[0])
+
+
+def _idle(settings: Any, arguments: Sequence[str]) -> list[str]:
+    """Return the settings that nothing reads with these arguments.
+
+    Raises:
+        InputError: one of them is among the arguments, or a value that is unknown.
+    """
+    names = [name for name in DECIDING if name in settings.__dataclass_fields__]
+    chosen = replace(settings, **_given(arguments, {name: getattr(settings, name) for name in names}))
+    found = idle(chosen)
+    written = {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text[:2] == "--"}
+    for name, by in found.items():
+        if name in written:
+            expected = f"a value of --{by} that reads it"
+            got, cure = f"--{by} {getattr(chosen, by)}", f"remove it, or choose another --{by}"
+            refuse(f"--{name.replace('_', '-')}", expected=expected, got=got, cure=cure)
+    return list(found)
 
 
 def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:

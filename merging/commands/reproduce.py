@@ -19,7 +19,8 @@ from merging import presets, suites
 from merging.commands.compare import kept, parse, read_kept
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec, measure_apart
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.options import options
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.execution import check_device
 from merging.files import check_destination, check_folder, encoded, write
 from merging.methods import METHODS
@@ -111,13 +112,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    command = tyro.cli(Command, args=arguments, prog="mergebound reproduce", description=Command.__doc__)
+    command = options(Command, arguments, "mergebound reproduce")
     name = suite_name(command)
     planned = plan(command, name)
     _check(command)
     if command.hub is not None:
         os.environ[published.FOLDER_VARIABLE] = str(command.hub.absolute())  # processes of merges inherit it
-    suite = suites.load(name)
+    with stage(f"loading {name}"):
+        suite = suites.load(name)
     results = reproduce(planned, suite, command)
     output = console()
     output.print(_table(results, suite))
@@ -208,7 +210,7 @@ def reproduce(rows: Sequence[Row], suite: Suite, command: Command) -> list[Resul
     )
     threads = command.threads or torch.get_num_threads()
     found: dict[str, Measurement] = {}
-    for key, spec in track(list(specs.items()), f"merging {suite.name}"):
+    for key, spec in track(list(specs.items()), f"merging {suite.name}", lambda item: item[1].label):
         found[key] = kept(paths[key], key, spec, lambda spec=spec, key=key: _measured(
             spec, suite.origin, threads, command.device, folder / f"{key}.checkpoint"
         ))  # fmt: skip

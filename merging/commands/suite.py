@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bounds.autodiff import check_params
 from bounds.scores import log_probabilities
-from bounds.types import Params, Sample, refuse
+from bounds.types import Params, Sample, meant, refuse
 from merging import suites
 from merging.commands.fetch import fetch
-from merging.commands.terminal import console, plain, run, track
+from merging.commands.options import options
+from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, encoded, write
 from merging.models import KINDS
 from merging.suites import Suite
@@ -55,27 +56,28 @@ def main(arguments: Sequence[str]) -> int:
         if arguments and arguments[0] in chosen:
             chosen[arguments[0]](arguments[1:])
         elif arguments and arguments[0] in ("-h", "--help"):
-            print("usage: python -m merging suite init|check|fetch [--help]\n\n  init   write a commented suite file")
+            print("usage: mergebound suite init|check|fetch [--help]\n\n  init   write a commented suite file")
             print("  check  probe all that a suite names before any long run")
             print("  fetch  list what a published suite would download from the hub, and download it")
             sys.exit(0)
         else:
             got = repr(arguments[0]) if arguments else "nothing"
-            refuse("suite command", expected=" or ".join(chosen), got=got, cure="add --help to see their options")
+            cure = meant(arguments[0] if arguments else "", chosen, "add --help to see their options")
+            refuse("suite command", expected=" or ".join(chosen), got=got, cure=cure)
 
     return run(command)
 
 
 def init(arguments: Sequence[str]) -> None:
     """Write the template."""
-    command = tyro.cli(Init, args=arguments, prog="python -m merging suite init", description=Init.__doc__)
+    command = options(Init, arguments, "mergebound suite init")
     if command.kind not in KINDS:
-        refuse("--kind", expected=" or ".join(KINDS), got=repr(command.kind), cure="choose one")
+        refuse("--kind", expected=" or ".join(KINDS), got=repr(command.kind), cure=meant(command.kind, KINDS))
     if command.out.exists():
         refuse(f"--out {command.out}", expected="a new file", got="one that is there", cure="name another one")
     check_destination(command.out, "--out")
     write(command.out, lambda file: file.write(encoded(template(command.kind))))
-    console().print(plain(f"{command.out}: fill it in, then python -m merging suite check {command.out}"))
+    console().print(plain(f"{command.out}: fill it in, then mergebound suite check {command.out}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +95,13 @@ class Probe:
 
 def check(arguments: Sequence[str]) -> None:
     """Load the suite and probe it."""
-    command = tyro.cli(Check, args=arguments, prog="python -m merging suite check", description=Check.__doc__)
+    command = options(Check, arguments, "mergebound suite check")
     for name in ("examples", "threads"):
         if getattr(command, name) < 1:
             refuse(f"--{name}", expected="at least 1", got=getattr(command, name), cure="raise it")
     torch.set_num_threads(command.threads)
-    suite = suites.load(command.suite)
+    with stage(f"loading {command.suite}"):
+        suite = suites.load(command.suite)
     check_params(suite.task_vectors.base, what="θ_0")
     probes = [probe(suite, index, command.examples) for index in track(range(len(suite.tasks)), "probing tasks")]
     output = console()

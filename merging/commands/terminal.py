@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -24,8 +25,13 @@ from rich.progress import (
 from rich.text import Text
 
 from bounds.types import InputError, refuse
+from merging.commands.tables import TableConsole
 
 Item = TypeVar("Item")
+WIDTH = 120
+"""Columns of a table in a pipe."""
+SOON = 0.5
+"""Seconds after which a pipe is told what goes on."""
 LONG = 2.0
 """Seconds after which a pipe is told that a stage has ended, too."""
 
@@ -68,9 +74,13 @@ def _flushed(command: Callable[[], int | None]) -> int | None:
 
 
 def console() -> Console:
-    """Console for tables: as wide as the terminal, 120 columns where there is none. Text is never read as markup."""
-    terminal = Console(markup=False, emoji=False)
-    return terminal if terminal.is_terminal else Console(width=120, markup=False, emoji=False)
+    """Console for tables: as wide as the terminal; where there is none as COLUMNS says, else 120 columns.
+
+    Text is never read as markup. A table that is wider is printed in parts, its column names whole.
+    """
+    found = TableConsole(markup=False, emoji=False)
+    known = found.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return found if known else TableConsole(width=WIDTH, markup=False, emoji=False)
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -96,14 +106,15 @@ def write_json(text: str) -> None:
     sys.stdout.write(text)
 
 
-def track(steps: Iterable[Item], description: str) -> Iterable[Item]:
+def track(steps: Iterable[Item], description: str, name: Callable[[Item], str] | None = None) -> Iterable[Item]:
     """Go through ``steps`` and show on stderr how far it is: a bar on a terminal, else one line as the stage begins.
 
-    Without a terminal a second line follows when the stage has ended, if it took longer than ``LONG`` seconds.
+    Without a terminal a second line follows when the stage has ended, if it took longer than ``LONG`` seconds. Steps
+    that have a ``name``, since each is long, are stages of their own.
     """
     steps, errors = list(steps), Console(stderr=True)
     if not errors.is_terminal:
-        return _told(steps, description)
+        return _told(steps, description, name)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -119,14 +130,44 @@ def _shown(steps: list[Item], description: str, progress: Progress) -> Iterator[
         yield from progress.track(steps, description=str(plain(description)))
 
 
-def _told(steps: list[Item], description: str) -> Iterator[Item]:
+def _told(steps: list[Item], description: str, name: Callable[[Item], str] | None) -> Iterator[Item]:
     """Say what begins; nothing for a stage without steps."""
     if not steps:
         return
     what = f"{plain(description)}: {len(steps)} step{'s' * (len(steps) != 1)}"
     _say(f"{what} …")
+    with _told_when_long(what):
+        for place, step in enumerate(steps, 1):
+            if name is not None:
+                _say(f"{description}: {place} of {len(steps)}, {name(step)} …")
+            yield step
+
+
+@contextlib.contextmanager
+def stage(description: str) -> Iterator[None]:
+    """Say on stderr what goes on: while it lasts on a terminal, else in a line, and one more if it took long.
+
+    Work that ends, or is refused, within ``SOON`` seconds says nothing.
+    """
+    errors = Console(stderr=True, markup=False, emoji=False)
+    if errors.is_terminal:
+        with errors.status(plain(description)):
+            yield
+        return
+    begun = threading.Timer(SOON, _say, [f"{description} …"])
+    begun.daemon = True  # an interrupt does not wait for it
+    begun.start()
+    try:
+        with _told_when_long(description):
+            yield
+    finally:
+        begun.cancel()
+
+
+@contextlib.contextmanager
+def _told_when_long(what: str) -> Iterator[None]:
     started = time.monotonic()
-    yield from steps
+    yield
     seconds = time.monotonic() - started
     if seconds > LONG:
         _say(f"{what} done in {seconds:.1f} s")

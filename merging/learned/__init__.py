@@ -8,6 +8,18 @@ batches; the merged weights are recomputed at the perturbed point.
 from merging.learned.loop import State, init, learned, update
 from merging.learned.problem import Problem, evaluate, prepare
 from merging.learned.rows import ROWS
-from merging.learned.settings import LearnedSettings
+from merging.learned.settings import DECIDING, LearnedSettings, idle
 
-__all__ = ["ROWS", "LearnedSettings", "Problem", "State", "evaluate", "init", "learned", "prepare", "update"]
+__all__ = [
+    "DECIDING",
+    "ROWS",
+    "LearnedSettings",
+    "Problem",
+    "State",
+    "evaluate",
+    "idle",
+    "init",
+    "learned",
+    "prepare",
+    "update",
+]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 from merging.learned.objectives import OBJECTIVES
 from merging.learned.optimizers import AVERAGES, OPTIMIZERS
 from merging.learned.perturbations import PERTURBATIONS
@@ -27,7 +28,8 @@ class LearnedSettings:
     optimizer: str = "adam"
     """Optimiser of λ: adam, adamw or sgd (momentum 0.9)."""
     average: str = "none"
-    """Average of λ over the steps that is merged: none (last λ), ema or swa (second half of the steps)."""
+    """Average of λ over the steps that is merged: none (last λ), ema (which has a decay) or swa (second half of the
+    steps)."""
     average_decay: float = 0.95
     """Decay of the average ema."""
     rho: float = 0.07
@@ -72,8 +74,8 @@ class LearnedSettings:
             ("reduction", ("mean", "sum")),
         )
         for name, table in rows:
-            if getattr(self, name) not in table:
-                refuse(name, expected=" or ".join(table), got=repr(getattr(self, name)), cure="choose one")
+            if (given := getattr(self, name)) not in table:
+                refuse(name, expected=" or ".join(table), got=repr(given), cure=meant(str(given), table))
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("cached", 0)):
             if getattr(self, name) < least:
                 refuse(name, expected=f"at least {least}", got=getattr(self, name), cure="raise it")
@@ -91,3 +93,24 @@ class LearnedSettings:
             refuse("average_decay", expected="a number in [0, 1)", got=self.average_decay, cure="e.g. 0.95")
         if self.init is not None and not math.isfinite(self.init):
             refuse("init", expected="a finite number", got=self.init, cure="leave it out for 1/T")
+
+
+DECIDING = ("perturbation", "average")
+"""Settings whose value decides which of the others are read."""
+
+
+def idle(settings: object) -> Mapping[str, str]:
+    """Return the settings that nothing reads with these values, each with the one of DECIDING that decides it.
+
+    Args:
+        settings: of any method; those of methods that learn nothing are read whatever their values are.
+    """
+    if not isinstance(settings, LearnedSettings):
+        return {}
+    read = {
+        "rho": ("perturbation", settings.perturbation != "none"),
+        "penalty": ("perturbation", settings.perturbation in ("gradient-norm", "ggn-trace")),
+        "every": ("perturbation", settings.perturbation == "look"),
+        "average_decay": ("average", settings.average == "ema"),
+    }
+    return {name: by for name, (by, acts) in read.items() if not acts}

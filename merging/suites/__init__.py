@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 from merging.named import is_named
 from merging.suites import from_file, from_folder, from_function, published
 from merging.suites.base import Suite, all_hashed
@@ -52,9 +52,9 @@ def load(name: str | Path, storage: Storage | None = None) -> Suite:
     if is_named(text):
         return from_function.load(text, storage).found_by(text)
     cure = "choose a name, write a file with mergebound suite init, or name a function of yours"
-    names = " or ".join((*SUITES, *published.NAMES))
-    expected = f"{names}, a file .yaml, a built folder, or package.module:function"
-    return refuse("suite", expected=expected, got=repr(text), cure=cure)
+    names = (*SUITES, *published.NAMES)
+    expected = f"{' or '.join(names)}, a file .yaml, a built folder, or package.module:function"
+    return refuse("suite", expected=expected, got=repr(text), cure=meant(text, names, cure))
 
 
 def made_of_files(origin: str) -> bool:

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-import tyro
-
-from bounds.types import refuse
-from merging.commands import run
+from bounds.types import meant, refuse
+from merging.commands import options, run
 
 _FOLDER = Path(__file__).parent
 
@@ -35,9 +33,14 @@ def _build(name: str, arguments: Sequence[str]) -> None:
         print(f"usage: python -m merging.suites.build {{{','.join(names())}}} [--help] [options]")
         return
     if name not in names():
-        refuse("suite", expected=" or ".join(names()), got=repr(name), cure="name one that can be built")
+        refuse(
+            "suite",
+            expected=" or ".join(names()),
+            got=repr(name),
+            cure=meant(name, names(), "name one that can be built"),
+        )
     module = import_module(f"merging.suites.{name}.build")
-    module.build(tyro.cli(module.Settings, args=arguments, prog=f"python -m merging.suites.build {name}"))
+    module.build(options(module.Settings, arguments, f"python -m merging.suites.build {name}"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 
 from bounds.types import InputError
 from diagnostics import bound_report, cli, schema
-from diagnostics.bound_report import main, read_report
+from diagnostics.bound_report import main
+from diagnostics.folder import read_report
 from diagnostics.report import build
 from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
@@ -390,9 +391,9 @@ def test_labels_are_methods_or_file_names(tmp_path):
 
 def test_the_console_script_dispatches(capsys, tmp_path):
     assert cli.main(["--help"]) == 0
-    assert "mergebound COMMAND" in capsys.readouterr().out
+    assert "usage: mergebound COMMAND" in capsys.readouterr().out
     assert cli.main(["bake"]) == 2
-    assert "expected merge or suite or convert or report" in capsys.readouterr().err
+    assert "expected merge or compare or list or suite" in capsys.readouterr().err
     assert cli.main(["report", "--merged", str(tmp_path / "none.pt")]) == 2
     assert cli.main(["sweep", "--merged", str(tmp_path / "none.pt")]) == 2
 

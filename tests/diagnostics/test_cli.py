@@ -1,14 +1,16 @@
 """Every command refuses, before it works, outputs that are one file, an input or no regular file; options act."""
 
 import contextlib
+import importlib.metadata
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from diagnostics import ablation, bound_report, solver_curve, sweep
+from diagnostics import ablation, bound_report, cli, solver_curve, sweep
 from diagnostics.benchmark import closed_form
 from diagnostics.benchmark import merge as benchmark_merge
 from diagnostics.cli import COMMANDS
@@ -95,16 +97,25 @@ def test_output_never_replaces_another_output_an_input_or_what_is_no_regular_fil
 
 def shown(command, *arguments):
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
-        command([*arguments, "--help"])
+    with contextlib.redirect_stdout(text):
+        assert not ended(command, *arguments, "--help")
     return text.getvalue()
 
 
 @pytest.mark.parametrize(
     ("command", "arguments", "present", "absent"),
     [
-        (merging, (), "--device --checkpoint-every --resume", ""),
-        (merging, ("--method", "ties"), "--density --storage", "--device --autocast --checkpoint-every --resume"),
+        (merging, (), "--device --checkpoint-every --resume --preset --rho", "--penalty --every --average-decay"),
+        (merging, ("--perturbation", "none"), "--device --average", "--penalty --every --average-decay --rho"),
+        (merging, ("--perturbation=look", "--average", "ema"), "--every --average-decay --rho", "--penalty"),
+        (merging, ("--perturbation", "ggn-trace"), "--penalty --rho", "--every --average-decay"),
+        (merging, ("--method", "adamerging"), "--preset --steps", "--penalty --every --average-decay --rho"),
+        (
+            merging,
+            ("--method", "ties"),
+            "--density --storage",
+            "--device --autocast --checkpoint-every --resume --preset",
+        ),
         (
             sweep.main,
             (),
@@ -116,8 +127,9 @@ def shown(command, *arguments):
 )
 def test_help_shows_the_options_that_act_and_no_others(command, arguments, present, absent):
     text = shown(command, *arguments)
-    assert all(option in text for option in present.split())
-    assert not [option for option in absent.split() if option in text]
+    options = re.findall(r"--[\w-]+", text)
+    assert not [option for option in present.split() if option not in options]
+    assert not [option for option in absent.split() if f"│ {option}" in text]
     for option in absent.split():
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             status = ended(command, *arguments, option, "3")
@@ -131,9 +143,107 @@ def ended(command, *arguments):
         return end.code
 
 
+NAMES = [
+    *("merge", "compare", "list", "suite", "convert", "export", "report"),
+    *("reproduce", "sweep", "ablation", "study", "benchmark", "selfcheck"),
+]
+
+
 def test_every_command_has_help():
-    for command, _ in COMMANDS.values():
-        assert "--help" in shown(command)
+    assert list(COMMANDS) == NAMES
+    for name, (command, _) in COMMANDS.items():
+        text = shown(command)
+        assert "--help" in text, name
+        assert f"usage: mergebound {name}" in text
+
+
+def test_alone_it_lists_every_command_in_a_line_of_a_narrow_terminal(capsys):
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == text
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines if line[:2] == "  " and line[2] != " "] == NAMES
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mergebound {importlib.metadata.version('mergebound')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ("selfchek", "selfcheck"),
+        ("comapre", "compare"),
+        ("suite chekc", "check"),
+        ("report shwo x", "show"),
+        ("benchmark bonds", "bounds"),
+        ("merge --method SAMergin", "samerging"),
+        ("merge --method task-aritmetic", "task_arithmetic"),
+        ("merge --preset papr", "paper"),
+        ("merge --perturbation lok", "look"),
+        ("merge --suite tooy", "toy"),
+        ("merge --suite clip-ta9", "clip-ta8"),
+        ("merge --mehtod ties", "--method"),
+        ("compare --suite toy --methods tiess", "ties"),
+        ("compare --suite toy --methods ties:densty=0.1", "density"),
+        ("report --merged out.pt --sections acuracy", "accuracy"),
+        ("sweep --merged out.pt --expert task0", "--experts"),
+        ("suite init --kind hf_txt", "hf_text"),
+        ("reproduce tal14", "clip-tall14"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one_in_one_line(
+    arguments, near, tmp_path, monkeypatch, capsys
+):
+    suite = toy.build()
+    monkeypatch.chdir(tmp_path)
+    save(merge("average", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources), tmp_path / "out.pt")
+    assert ended(cli.main, *arguments.split()) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.count("\n") == 1
+    assert found.err.startswith("error: ")
+    assert found.err.endswith(f"; did you mean {near}?\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bake",
+        "merge --nope",
+        "merge --steps many",
+        "merge --steps 0",
+        "merge --suite nowhere.yaml",
+        "merge --perturbation none --rho 0.1",
+        "compare --seeds 0",
+        "list all",
+        "suite",
+        "convert",
+        "export none.pt --to x",
+        "report",
+        "report show none.json",
+        "report export none.json --csv",
+        "report --merged none.pt --held-out 1",
+        "reproduce",
+        "sweep",
+        "ablation --seeds x",
+        "study",
+        "study coverage --draws x",
+        "benchmark",
+        "benchmark bounds --images x",
+        "selfcheck now",
+    ],
+)
+def test_bad_input_of_every_command_is_one_line_and_status_2(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ended(cli.main, *arguments.split()) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert re.fullmatch(r"error: .*: expected .*; got .*; .*\n", found.err)
+    assert not list(tmp_path.iterdir())
 
 
 ODD = [

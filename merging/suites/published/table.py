@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bounds.types import refuse
+from bounds.types import meant, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +140,9 @@ def find(text: str) -> PublishedSuite:
     """
     name, colon, model = text.partition(":")
     if name not in NAMES:
-        refuse("published suite", expected=" or ".join(NAMES), got=repr(name), cure="choose one")
+        refuse("published suite", expected=" or ".join(NAMES), got=repr(name), cure=meant(name, NAMES))
     if colon and model not in NAMES[name]:
-        refuse(f"model of {name}", expected=" or ".join(NAMES[name]), got=repr(model), cure="choose one")
+        refuse(f"model of {name}", expected=" or ".join(NAMES[name]), got=repr(model), cure=meant(model, NAMES[name]))
     if name == GLUE:
         experts = {task: f"tanganke/gpt2_{task}" for task in _GLUE}
         options, base = {"max_length": 512}, "openai-community/gpt2"

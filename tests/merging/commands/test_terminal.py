@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bounds.types import InputError
-from merging.commands import console, plain, run, terminal, track, write_json
+from merging.commands import console, plain, run, stage, terminal, track, write_json
 from merging.commands.terminal import _Output
 
 
@@ -32,6 +33,28 @@ def test_a_pipe_hears_how_far_long_work_is(capsys, monkeypatch):
     monkeypatch.setattr(terminal, "LONG", -1.0)
     assert list(track(["x"], "one")) == ["x"]
     assert capsys.readouterr().err.startswith("one: 1 step …\none: 1 step done in 0.")
+
+
+def test_steps_with_names_are_stages_of_their_own(capsys):
+    assert list(track(["ties", "average"], "merging", str.upper)) == ["ties", "average"]
+    lines = ["merging: 2 steps …", "merging: 1 of 2, TIES …", "merging: 2 of 2, AVERAGE …"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_stage_is_told_in_a_pipe_once_it_lasts_and_when_it_was_long(monkeypatch):
+    said, heard = [], threading.Event()
+    monkeypatch.setattr(terminal, "_say", lambda line: (said.append(line), heard.set()))
+    with stage("loading quickly"):
+        pass
+    with pytest.raises(InputError), stage("loading nothing"):
+        raise InputError("refused at once: expected silence; got it; none")
+    assert said == [], "work that ends at once says nothing"
+    monkeypatch.setattr(terminal, "SOON", 0.0)
+    monkeypatch.setattr(terminal, "LONG", -1.0)
+    with stage("loading"):
+        assert heard.wait(30)
+    assert said[0] == "loading …"
+    assert said[1].startswith("loading done in ")
 
 
 def test_work_goes_on_when_nobody_hears_it(monkeypatch):
