@@ -95,12 +95,12 @@ def test_a_learned_merge_that_was_killed_goes_on_from_its_last_steps(runs, tmp_p
     arguments = ["ta8", "--methods", "none", "--steps", "14", "--out", str(tmp_path / "out")]
     whole = reproduce.measure_apart
 
-    def killed(spec, *rest):
+    def killed(spec, *rest, **named):
         if spec.method == "samerging":
-            found = whole(replace(spec, given={**spec.given, "steps": 10}), *rest)
+            found = whole(replace(spec, given={**spec.given, "steps": 10}), *rest, **named)
             assert not found.reason
             raise InputError("the process was killed")
-        return whole(spec, *rest)
+        return whole(spec, *rest, **named)
 
     monkeypatch.setattr(reproduce, "measure_apart", killed)
     assert main(arguments) == 2
