@@ -16,12 +16,12 @@ from bounds.types import refuse
 from diagnostics.bound_report import origin_of, read_report, read_subjects
 from diagnostics.model_card import merge_of, render_card
 from diagnostics.report import MergeReport
-from diagnostics.subject import check_match
 from merging import suites
 from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
 from merging.commands import console, plain, run
 from merging.files import check_folder, encoded, replacing_folder, write
+from merging.matching import check_match
 from merging.models import Export
 from merging.suites import Suite
 
