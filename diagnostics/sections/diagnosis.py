@@ -111,8 +111,8 @@ def _measured(
     """Measure, or name the reason why that cannot be done."""
     try:
         return measured(workspace, subject, trials, what)
-    except InputError as error:
-        missing[what] = str(error)
+    except Exception as error:  # of whatever kind: the rest of the diagnosis does not need it
+        missing[what] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return []
 
 

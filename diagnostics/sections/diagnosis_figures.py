@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LABELLED = 16
 """Most columns that are named one by one."""
+NUMBERED = 12
+"""Most tasks for which the numbers are written into the cells: more have no room."""
 
 
 def without(view: View, part: Diagnosis) -> Figure:
@@ -25,7 +27,8 @@ def without(view: View, part: Diagnosis) -> Figure:
     axes = figure.subplots()
     cells = [[change.tasks[task] for change in part.without] for task in range(count)]
     texts = [[points(cell).replace(" ", "\n", 1).replace("± ", "±") for cell in row] for row in cells]
-    _heat(axes, [[cell.value for cell in row] for row in cells], "RdBu_r", texts)
+    shown = texts if count <= NUMBERED else None
+    _heat(axes, [[cell.value for cell in row] for row in cells], "RdBu_r", shown)
     _name(axes, view.tasks, view.tasks)
     axes.set_xlabel("expert left out")
     n = f"{min(part.examples)} to {max(part.examples)}" if len(set(part.examples)) > 1 else f"{part.examples[0]}"
@@ -57,11 +60,8 @@ def coefficients(view: View, part: Diagnosis) -> Figure:
     few = len(found.blocks) <= LABELLED
     texts = [[fixed(value, 2) for value in row] for row in found.values] if few else None
     _heat(axes, found.values, "PuOr_r", texts)
-    _name(axes, view.tasks, [style.short(block) for block in found.blocks] if few else [])
-    if not few:
-        ticks = range(0, len(found.blocks), max(1, len(found.blocks) // 8))
-        names = [style.named(style.short(found.blocks[i]), 22) for i in ticks]
-        axes.set_xticks(list(ticks), names, rotation=35, ha="right", fontsize=7)
+    ticks = range(0, len(found.blocks), 1 if few else len(found.blocks) // 8)
+    _name(axes, view.tasks, [found.blocks[i].replace("transformer.resblocks.", "layer ") for i in ticks], ticks)
     ranges = axes.twinx()
     ranges.set_ylim(axes.get_ylim())
     spans = [f"{fixed(min(values), 2)} to {fixed(max(values), 2)}" for values in found.values]
@@ -93,7 +93,7 @@ def task_vectors(view: View, part: Diagnosis) -> Figure:
         texts = [
             ["" if i == j else f"{v:.2f}".replace("0.", ".") for j, v in enumerate(row)] for i, row in enumerate(cells)
         ]
-        _heat(axes, values, cmap, texts, by_row=False, size=6.5)
+        _heat(axes, values, cmap, texts if count <= NUMBERED else None, by_row=False, size=6.5)
         _name(axes, view.tasks, view.tasks, size=7)
         axes.set_title(title, loc="left")
     right.set_yticks([])
@@ -130,9 +130,12 @@ def _heat(
     axes.tick_params(length=0)
 
 
-def _name(axes: Any, rows: Sequence[str], columns: Sequence[str], size: float = 8) -> None:
+def _name(
+    axes: Any, rows: Sequence[str], columns: Sequence[str], at: Sequence[int] | None = None, size: float = 8
+) -> None:
+    """Name every row, and the columns at these places (all, without them)."""
     from diagnostics.figures import style
 
-    axes.set_yticks(range(len(rows)), [style.named(name) for name in rows], fontsize=size)
-    if columns:
-        axes.set_xticks(range(len(columns)), map(style.named, columns), rotation=40, ha="right", fontsize=size)
+    axes.set_yticks(range(len(rows)), map(style.named, rows), fontsize=size)
+    places = range(len(columns)) if at is None else at
+    axes.set_xticks(places, map(style.named, columns), rotation=40, ha="right", fontsize=size - (at is not None))

@@ -144,9 +144,10 @@ def test_tensors_go_back_to_the_base_and_their_coefficients_to_zero(suite, learn
 
 @pytest.mark.parametrize("method", ["ties", "samerging", "average"])
 def test_edits_add_up_in_any_order(suite, learned, method):
-    start = learned if method == "samerging" else merge(method, suite, **CLOSED[method])
+    start: Any = learned if method == "samerging" else merge(method, suite, **CLOSED[method])
     both = Edit(without=("task1",), scale=1.3, base=("second.*",))
     expected = edited(start, suite, both)
+    found: Any
     parts = [Edit(scale=1.3), Edit(without=("task1",)), Edit(base=("second.*",))]
     for order in (parts, parts[::-1], [parts[1], parts[0], parts[2]]):
         found = start
