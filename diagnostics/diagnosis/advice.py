@@ -47,11 +47,11 @@ class Advice:
         if trial.method:
             given = [f"{name}={value!r}" for name, value in trial.settings.items()]
             if not self.suite:
-                return f"better = merge({', '.join([repr(trial.method), 'suite', *given])})"
+                return f"from merging import merge; better = merge({', '.join([repr(trial.method), 'suite', *given])})"
             options = [word for k, v in trial.settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
             words = ["--method", trial.method, "--suite", self.suite, *options]
         elif file == MEMORY or not self.suite:
-            return f"better = edited(artifact, suite, {_as_python(edit)})"
+            return f"from merging.editing import Edit, edited; better = edited(artifact, suite, {_as_python(edit)})"
         else:
             words = ["edit", file, *_options(edit)]
         return shlex.join(

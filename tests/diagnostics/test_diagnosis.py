@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -340,10 +341,10 @@ def test_advice_runs_as_it_is_printed(tmp_path, monkeypatch, capsys):
 
 def test_commands_of_merges_in_memory_are_python(suite):
     artifact = merge("average", suite)
-    shared = {"reason": "", "text": "", "change": Estimate(1.0), "looked_at": 3}
+    shared: dict[str, Any] = {"reason": "", "text": "", "change": Estimate(1.0), "looked_at": 3}
     edit = Advice(trial=Trial(examples=2, edit=Edit(("task1",))), suite="", **shared)
     other = Advice(trial=Trial(examples=2, method="task_arithmetic", settings={"scale": 0.3}), suite="", **shared)
-    names = {"artifact": artifact, "suite": suite, "edited": edited, "merge": merge, "Edit": Edit}
+    names: dict[str, Any] = {"artifact": artifact, "suite": suite}
     for line, expected in (
         (edit, edited(artifact, suite, Edit(("task1",)))),
         (other, merge("task_arithmetic", suite, scale=0.3)),
