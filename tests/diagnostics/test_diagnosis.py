@@ -247,6 +247,20 @@ def test_what_cannot_be_left_out_is_named_and_all_else_is_there(suite, learned):
     assert "hurts it most" not in report.verdict[0]
 
 
+@pytest.mark.parametrize(("count", "method", "reason"), [(1, "average", "fewer than all"), (2, "slerp", "2 experts")])
+def test_few_experts(suite, count, method, reason):
+    names = list(suite.task_vectors.names)[:count]
+    few = Suite("few", suite.task_vectors.of_experts(names), suite.tasks[:count], sources=suite.sources)
+    workspace = space(few, merge(method, few))
+    report = build(workspace, ("diagnosis",))
+    found = report.merges[0].diagnosis
+    assert reason in found.missing["leaving out an expert"]
+    assert found.without == ()
+    assert report.verdict[0].startswith(f"Of {count} task")
+    assert len(found.scales) == 2
+    assert found.tried == len(found.layers) + 3
+
+
 # λ ------------------------------------------------------------------------------------------------------------------
 
 
