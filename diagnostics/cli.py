@@ -15,6 +15,7 @@ _MODULES: Mapping[str, tuple[str, str]] = {
     "compare": ("merging.commands.compare", "merge a suite by many methods and rank them"),
     "list": ("merging.commands.listing", "the table of methods: settings, needs and cost"),
     "suite": ("merging.commands.suite", "init, check: a suite file of your own experts; fetch: a published suite"),
+    "edit": ("merging.commands.edit", "change a merge: without an expert, scaled, with tensors back at θ_0"),
     "convert": ("merging.commands.convert", "a pickled or sharded checkpoint as safetensors, running nothing of it"),
     "export": ("diagnostics.export", "a merge as a folder that the model's own library loads, with a model card"),
     "report": ("diagnostics.bound_report", "what is certified of merges; report show, report export: its tables"),

@@ -17,12 +17,12 @@ from diagnostics.bound_report import origin_of, read_subjects
 from diagnostics.folder import read_report
 from diagnostics.model_card import merge_of, render_card
 from diagnostics.report import MergeReport
-from diagnostics.subject import check_match
 from merging import suites
 from merging.artifact import MergeArtifact
 from merging.checkpoints import write_coefficients
 from merging.commands import console, options, plain, run, stage
 from merging.files import check_folder, encoded, replacing_folder, write
+from merging.matching import check_match
 from merging.models import Export
 from merging.suites import Suite
 

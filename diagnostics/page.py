@@ -20,7 +20,16 @@ from diagnostics.work.cache import Cache
 from diagnostics.work.pieces import Keeper, Pieces
 
 _FOLDER = Path(__file__).parent / "templates"
-_NUMBERS = (numbers.number, numbers.estimate, numbers.percent, numbers.signed, numbers.fixed)
+_NUMBERS = (
+    numbers.number,
+    numbers.estimate,
+    numbers.percent,
+    numbers.percent_estimate,
+    numbers.p_value,
+    numbers.points,
+    numbers.signed,
+    numbers.fixed,
+)
 
 
 def draw(report: Report, cache: Cache, workers: int = 1) -> dict[str, Drawing]:
@@ -32,7 +41,7 @@ def draw(report: Report, cache: Cache, workers: int = 1) -> dict[str, Drawing]:
         for name, section in SECTIONS.items():
             part = getattr(merge, name)
             for figure, drawn in section.figures.items() if part is not None else ():
-                if not (drawn.once and index):
+                if not (drawn.once and index) and drawn.there(part):
                     label = f"{figure}-{index + 1}"
                     groups.append(Pieces(f"figure-{label}", part, partial(_drawing, drawn, label, view, part), 1))
         keeper = Keeper(cache, view.reads, lambda: "figures", workers=workers)

@@ -24,7 +24,7 @@ from diagnostics.subject import Subject
 from diagnostics.work.identity import code_of
 from diagnostics.workspace import Workspace
 
-SCHEMA = "mergebound.report/5"
+SCHEMA = "mergebound.report/6"
 Merge = TypeVar("Merge")
 
 
@@ -174,7 +174,7 @@ def parts_of(
 def view_of(tasks: Sequence[str], settings: Settings, merge: MergeReport) -> View:
     """Return what the sections of a merge may look at besides their own numbers."""
     parts = {section.kind: getattr(merge, name) for name, section in SECTIONS.items()}
-    return View(merge.label, tasks, settings, parts)
+    return View(merge.label, merge.file, tasks, settings, parts)
 
 
 def verdict(parts: Mapping[str, Sequence[tuple[View, Any]]], merges: Sequence[MergeReport]) -> tuple[str, ...]:

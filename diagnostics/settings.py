@@ -47,6 +47,10 @@ class Settings:
     """Test examples for the top Hessian eigenvalue of each task."""
     gibbs_draws: int = 2
     """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""
+    left_out: int = 400
+    """Validation examples on which merges without an expert, scaled or by another method are measured."""
+    layer_examples: int = 100
+    """Validation examples on which merges with a group of layers at θ_0 are measured."""
     rho: float = 0.05
     """Radius of the sharpness, in weights and in coefficients."""
     tolerance: float = 0.1
@@ -71,6 +75,8 @@ class Settings:
             "gram": 1,
             "hessian": 1,
             "gibbs_draws": 1,
+            "left_out": 2,
+            "layer_examples": 2,
             "resamples": 2,
         }
         for name, value in least.items():

@@ -1,15 +1,13 @@
-"""What a report is about: an artifact with its label, and whether it belongs to a suite."""
+"""What a report is about: an artifact with its label."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from bounds.types import refuse
 from diagnostics.work.cache import digest, digest_params
 from merging.artifact import MergeArtifact
 from merging.closed_form.scale import SEARCH_SECONDS
-from merging.suites import Suite, alike
 
 
 @dataclass(frozen=True)
@@ -29,32 +27,3 @@ class Subject:
         weights = digest_params(said.pop("merged")), digest_params(tensors)
         said["history"] = {name: values for name, values in said["history"].items() if name != SEARCH_SECONDS}
         return digest(*weights, {name: value for name, value in said.items() if name not in ("seconds", "versions")})
-
-
-def check_match(suite: Suite, artifact: MergeArtifact) -> None:
-    """Check that an artifact was made from this very suite.
-
-    Raises:
-        InputError: other tasks, other files, other parameter names or shapes.
-    """
-    cure = "report on it with the suite it was merged from"
-    if list(artifact.names) != list(suite.task_vectors.names):
-        refuse("artifact's tasks", expected=list(suite.task_vectors.names), got=list(artifact.names), cure=cure)
-    changed = sorted(k for k in {*artifact.sources, *suite.sources} if artifact.sources.get(k) != suite.sources.get(k))
-    if changed:
-        got = f"others for {changed[:3]}"
-        refuse("artifact's sources", expected="the files of the suite, by sha256", got=got, cure=cure)
-    if artifact.fingerprint is not None and suite.fingerprint is not None:
-        for name, ours, theirs in zip(artifact.names, suite.fingerprint, artifact.fingerprint, strict=True):
-            if not alike(ours, theirs):
-                got = f"other weights, another head or other test examples of task {name!r}"
-                refuse("artifact's suite", expected="the suite that it was merged from", got=got, cure=cure)
-    base = suite.task_vectors.base
-    wrong = sorted(
-        k
-        for k in {*artifact.merged, *base}
-        if k not in base or k not in artifact.merged or artifact.merged[k].shape != base[k].shape
-    )
-    if wrong:
-        got = f"others at {wrong[:3]}"
-        refuse("artifact's weights", expected="the suite's parameter names and shapes", got=got, cure=cure)

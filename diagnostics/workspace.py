@@ -20,7 +20,7 @@ from bounds.theorems import Weights
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
 from diagnostics.settings import Settings
-from diagnostics.subject import Subject, check_match
+from diagnostics.subject import Subject
 from diagnostics.terms import experts as expert_side
 from diagnostics.terms import linear as linear_world
 from diagnostics.terms import network as network_world
@@ -31,6 +31,7 @@ from diagnostics.work.device import moved
 from diagnostics.work.pieces import Keeper, Pieces
 from diagnostics.work.reads import Noted, Reads, made_once, unnoted
 from diagnostics.work.workers import Track, warm_up
+from merging.matching import check_match
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite
@@ -117,10 +118,11 @@ class Workspace:
         artifact = self.subjects[0].artifact
         if self.made_of_files:
             return digest("files", artifact.suite, artifact.sources)
-        return digest("content", self._loaded.content)
+        return digest("content", self.loaded.content)
 
     @cached_property
-    def _loaded(self) -> Suite:
+    def loaded(self) -> Suite:
+        """The suite where it was loaded, on the CPU, with every artifact checked against it: merges are made there."""
         suite = self.load()
         for subject in self.subjects:
             check_match(suite, subject.artifact)
@@ -129,7 +131,7 @@ class Workspace:
     @cached_property
     def suite(self) -> Suite:
         """The suite, on the device, with every artifact checked against it."""
-        return self._loaded if self.device == "cpu" else moved(self._loaded, self.device)
+        return self.loaded if self.device == "cpu" else moved(self.loaded, self.device)
 
     def prepare(self) -> None:
         """Load here what processes would otherwise load one by one after they are forked."""
@@ -161,7 +163,7 @@ class Workspace:
         Raises:
             InputError: there is none, or it is another one.
         """
-        _ = self._loaded
+        _ = self.loaded
 
     def check_splits(self, split: Split, what: str) -> None:
         """Check that every task has a split that ``what`` needs.

@@ -39,3 +39,19 @@ def estimate(value: Estimate) -> str:
     """Return a value and, if it has one, its standard error, as the page writes them."""
     text = f"{value.value:.3f}".replace("-", "−")
     return f"{text} ± {value.stderr:.3f}" if value.stderr else text
+
+
+def points(value: Estimate) -> str:
+    """Return a difference of rates in percentage points, with its sign and its standard error."""
+    text = f"{100 * value.value:+.1f}" if abs(value.value) >= 5e-4 else "0.0"
+    return f"{text} ± {100 * value.stderr:.1f}".replace("-", "−") if value.stderr else text.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Return a p-value; a small one by its order alone."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def percent_estimate(value: Estimate, digits: int = 1) -> str:
+    """Return a rate in per cent with its standard error."""
+    return f"{100 * value.value:.{digits}f} ± {100 * value.stderr:.{digits}f}".replace("-", "−")

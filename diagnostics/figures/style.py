@@ -96,6 +96,13 @@ def named(name: str, most: int = 28) -> str:
     return (shown if len(shown) <= most else f"{shown[: most - 1]}…").replace("$", r"\$")
 
 
+def readable_on(colour: Sequence[float]) -> str:
+    """Return black or white, whichever has the higher contrast on a colour (r, g, b in 0..1; WCAG's luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#ffffff" if (luminance + 0.05) ** 2 < 0.05 * 1.05 else "#000000"
+
+
 def as_images(draw: Callable[[], Figure], name: str) -> Drawing:
     """Draw in the report's style: an SVG element with placeholder colours, and a PNG on white in base 64."""
     vector, pixels = io.StringIO(), io.BytesIO()

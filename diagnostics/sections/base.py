@@ -26,22 +26,30 @@ Part = TypeVar("Part")
 class View:
     """What a section may look at, besides its own numbers, when it is shown: the tasks, the settings, other sections.
 
-    ``label`` is the merge's; ``tasks`` and ``settings`` are the report's. Everything notes in ``reads`` that it was
-    looked at: a kept figure rests on what was noted while it was drawn.
+    ``label`` and ``file`` are the merge's; ``tasks`` and ``settings`` are the report's. Everything notes in ``reads``
+    that it was looked at: a kept figure rests on what was noted while it was drawn.
     """
 
-    def __init__(self, label: str, tasks: Sequence[str], settings: Settings, parts: Mapping[type, Any]) -> None:
+    def __init__(
+        self, label: str, file: str, tasks: Sequence[str], settings: Settings, parts: Mapping[type, Any]
+    ) -> None:
         self._parts = {kind.__name__: part for kind, part in parts.items()}
-        today = {**asdict(settings), **self._parts, "label": label, "tasks": tasks}
+        today = {**asdict(settings), **self._parts, "label": label, "file": file, "tasks": tasks}
         self.reads = Reads(today.get)
         self.settings = cast(Settings, Noted(settings, self.reads))
-        self._label, self._tasks = label, tasks
+        self._label, self._file, self._tasks = label, file, tasks
 
     @property
     def label(self) -> str:
         """The merge's label."""
         self.reads.note(("label",))
         return self._label
+
+    @property
+    def file(self) -> str:
+        """The merge's file."""
+        self.reads.note(("file",))
+        return self._file
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -57,10 +65,14 @@ class View:
 
 @dataclass(frozen=True)
 class Drawn(Generic[Data]):
-    """A figure of a section: how it is drawn with matplotlib; ``once`` where it is the same for all merges."""
+    """A figure of a section: how it is drawn with matplotlib; ``once`` where it is the same for all merges.
+
+    ``there`` says whether there is anything to draw.
+    """
 
     draw: Callable[[View, Data], Figure]
     once: bool = False
+    there: Callable[[Data], bool] = lambda part: True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from diagnostics.sections import (
     accuracy,
     bound,
     certificates,
+    diagnosis,
     distillation,
     entk,
     flatness,
@@ -18,6 +19,7 @@ from diagnostics.sections import (
 from diagnostics.sections.base import Section
 
 SECTIONS: Mapping[str, Section[Any]] = {
+    "diagnosis": diagnosis.SECTION,
     "accuracy": accuracy.SECTION,
     "bound": bound.SECTION,
     "heterogeneity": heterogeneity.SECTION,

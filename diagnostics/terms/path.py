@@ -23,10 +23,11 @@ class SweepPoint:
     """One point θ(s) = θ_0 + s·d: distance, the network's risk and error there, the bounds, the linearisation.
 
     ``risk`` and ``error`` are the real network's on the held-out subsample, ``linear_risk`` is f^lin's; ``bounds`` maps
-    a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to
-    bound - risk; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats. Where they
-    were asked for (else None), α-weighted means over tasks: ``rotation`` S(K_0, K_s) and ``relative_change``
-    ‖K_s - K_0‖/‖K_0‖ of the kernel, ``sharpness`` the increase of the risk (nats) along the SAM step of radius ρ.
+    a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to bound -
+    risk; ``task_risks`` [T] is the network's risk per task; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖.
+    Risks are cross-entropies in nats. Where they were asked for (else None), α-weighted means over tasks: ``rotation``
+    S(K_0, K_s) and ``relative_change`` ‖K_s - K_0‖/‖K_0‖ of the kernel, ``sharpness`` the increase of the risk (nats)
+    along the SAM step of radius ρ.
     """
 
     s: float
@@ -39,6 +40,7 @@ class SweepPoint:
     bounds: Mapping[str, float]
     gaps: Mapping[str, float]
     terms: Mapping[str, Mapping[str, float]]
+    task_risks: tuple[float, ...] = ()
     rotation: float | None = None
     relative_change: float | None = None
     sharpness: float | None = None
@@ -118,6 +120,10 @@ class Path:
             float((scores.argmax(dim=1) != world.labels).double().mean())
             for scores, world in zip(at.network.scores, self.worlds, strict=True)
         ]
+        losses = [
+            linear_world.losses(scores, world.labels)
+            for scores, world in zip(at.network.scores, self.worlds, strict=True)
+        ]
         risk = at.assumed.risk
         return SweepPoint(
             s=s,
@@ -130,6 +136,7 @@ class Path:
             bounds={bound.reading: bound.value for bound in bounds},
             gaps={bound.reading: bound.value - risk.value for bound in bounds},
             terms={bound.reading: {t.name: t.estimate.value for t in bound.terms} for bound in bounds},
+            task_risks=tuple(float(values.mean()) for values in losses),
         )
 
 

@@ -19,11 +19,12 @@ import tyro
 from bounds.types import meant, refuse
 from merging import presets, suites
 from merging.artifact import MergeArtifact, save
-from merging.commands import compare, convert, listing, reproduce
+from merging.commands import compare, convert, edit, listing, reproduce
 from merging.commands import suite as suite_command
 from merging.commands.evaluation import accuracy_table, evaluate
 from merging.commands.options import hiding, one_line, options
 from merging.commands.terminal import console, plain, run, stage, track
+from merging.editing import looked_at
 from merging.execution import Autocast, Execution
 from merging.files import check_destination, check_outputs, place
 from merging.learned import DECIDING, idle
@@ -63,6 +64,8 @@ class Command:
     running_statistics: Statistics = "average"
     """Of normalisation layers that keep them: the experts' mean, the base model's, estimated again on the calibration
     splits (REPAIR), or merged by the method like weights."""
+    candidates: int = 1
+    """How many merges were compared on the validation labels before this one was chosen: certificates pay for them."""
     table: bool = True
     """Score the test splits of the pretrained model, the experts and the merge at the end, and print the table."""
     mapped: Path | None = None
@@ -89,6 +92,7 @@ SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "compare": compare.main,
     "suite": suite_command.main,
     "convert": convert.main,
+    "edit": edit.main,
     "reproduce": reproduce.main,
 }
 
@@ -138,6 +142,7 @@ def _main(arguments: Sequence[str]) -> None:
         )
         if together.rank != 0:
             return
+        artifact = looked_at(artifact, command.candidates)
         save(artifact, command.out)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

@@ -81,6 +81,11 @@ class OnDemand(Mapping[str, Tensor]):
         experts = {task: params for task, params in zip(self.names, self._experts, strict=True)}
         return OnDemand({name: self.base[name] for name in names}, experts)
 
+    def of_experts(self, names: Sequence[str]) -> OnDemand:
+        """Return the task vectors of some experts only."""
+        experts = dict(zip(self.names, self._experts, strict=True))
+        return OnDemand(self.base, {name: experts[name] for name in names})
+
     def part(self, name: str, start: int, stop: int) -> Tensor:
         """Return τ [T, stop - start] of a parameter's numbers in order, until the thread's next call."""
         size, dtype = len(self._experts) * (stop - start), self._dtype(name)

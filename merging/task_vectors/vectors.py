@@ -191,6 +191,22 @@ class TaskVectors:
         result = TaskVectors.from_stacked(base, stacked, self.names)
         return result._part_of(self.whole or self)
 
+    def of_experts(self, names: Sequence[str]) -> TaskVectors:
+        """Return the task vectors of these experts only, in this order: a copy, unless they are formed on demand.
+
+        Raises:
+            InputError: none, a name twice, or one that is not among the experts'.
+        """
+        _check_names(names)
+        for name in names:
+            if name not in self.names:
+                cure = "name experts of the suite"
+                refuse("expert", expected=" or ".join(self.names), got=repr(name), cure=cure)
+        index = [list(self.names).index(name) for name in names]
+        if isinstance(self.stacked, OnDemand):
+            return TaskVectors.from_stacked(self.base, self.stacked.of_experts(names), list(names))
+        return TaskVectors.from_stacked(self.base, {k: v[index] for k, v in self.stacked.items()}, list(names))
+
 
 def _subtract_into(
     stacked: Mapping[str, Tensor],

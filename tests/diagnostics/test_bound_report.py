@@ -20,13 +20,14 @@ from diagnostics.folder import read_report
 from diagnostics.report import build
 from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
-from diagnostics.subject import Subject, check_match
+from diagnostics.subject import Subject
 from diagnostics.terms import linear as linear_world
 from diagnostics.terms.path import ntk_radius
 from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge
 from merging.artifact import load, save
+from merging.matching import check_match
 from merging.plain import to_plain
 from merging.processes import Processes
 from merging.records import seal
@@ -129,8 +130,10 @@ def test_the_measured_figures_are_those_of_the_artifact(made):
 
 def test_the_verdict_says_what_the_numbers_say(made):
     report = content(made)
-    good, theory, where = report["verdict"]
+    did, good, theory, where = report["verdict"]
     merged = report["merges"][0]
+    words = [task["word"] for task in merged["diagnosis"]["tasks"]]
+    assert did.startswith(f"Of 3 tasks {words.count('served')} ")
     assert f"{100 * (1 - merged['accuracy']['error']['value']):.1f} %" in good
     corrected = merged["bound"]["readings"][2]
     largest = max(corrected["terms"], key=lambda t: t["estimate"]["value"])
@@ -320,7 +323,7 @@ def test_a_foreign_artifact_is_refused(change, message):
         (["--merged", "good.pt", "--out", "good.pt"], "report folder"),
         (["--merged", "good.pt", "good.pt"], "one file twice"),
         (["--merged", "good.pt", "elsewhere.pt"], "the suite and sources of good.pt"),
-        (["--merged", "good.pt", "--sections", "all"], "section: expected accuracy"),
+        (["--merged", "good.pt", "--sections", "all"], "section: expected diagnosis"),
         (["--merged", "good.pt", "--alpha", "1", "2"], "alpha: expected 3 weights"),
         (["--merged", "good.pt", "--device", "abacus"], "device: expected"),
         (["--merged", "good.pt", "--workers", "0"], "workers: expected"),
@@ -359,7 +362,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/5"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/6"
     assert all(re.fullmatch(r".*( …| done in [0-9.]+ s)", line) for line in captured.err.splitlines()), captured.err
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))

@@ -279,7 +279,7 @@ def test_differences_are_those_of_the_sections_and_rankings_follow(suite, learne
     assert ranking.kendall_tau == pytest.approx(
         comparison.rank_agreement(list(corrected.values()), list(risks.values()))
     )
-    assert len(report.verdict) == 9
+    assert len(report.verdict) == 12
 
 
 def test_the_bootstrap_has_the_standard_error_of_a_mean():
