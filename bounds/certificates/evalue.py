@@ -336,16 +336,20 @@ def choose_constants(
     weights, paid = check_weights(alpha, len(samples), "alpha"), check_delta(delta)
     if len(pilots) != len(samples):
         refuse("pilots", expected=f"{len(samples)} tasks", got=len(pilots), cure="give one per task")
+    plans = [
+        replace(p, unlabelled=p.predicted) for p in pilots
+    ]  # their two means of g differ by chance, which is no news
     sizes, n = _sizes(samples), sum(len(s.values) for s, w in zip(samples, weights, strict=True) if w)
     offsets = tuple(float(p.values.mean()) for p in pilots)
     centres = tuple(0.0 if p.predicted is None else float(p.predicted.mean()) for p in pilots)
     candidates = []
     for slope in {0.0, _slope(pilots, sizes, weights)}:
-        start = math.sqrt(2.0 * math.log(1.0 / paid) / _variance(pilots, sizes, weights, slope)) / n
+        best = math.sqrt(2.0 * math.log(1.0 / paid) / _variance(pilots, sizes, weights, slope)) / n
+        start = min(best, _useful_rate(samples, weights, Constants(best, offsets, slope, centres), n))
         most = HEADROOM / max(_reach(samples, weights, centres, n, slope), TINY)
         rates = {min(most, start * STEP**k) for k in range(-STEPS, STEPS + 1)}
         candidates += [Constants(rate, offsets, slope, centres) for rate in sorted(rates)]
-    return min(candidates, key=lambda c: (_upper_limit(_problem(pilots, weights, c, sizes), paid), c.rate))
+    return min(candidates, key=lambda c: (_upper_limit(_problem(plans, weights, c, sizes), paid), c.rate))
 
 
 def _slope(pilots: Sequence[BoundedSample], sizes: Sequence[_Size], weights: Sequence[float]) -> float:
@@ -371,6 +375,17 @@ def _variance(pilots: Sequence[BoundedSample], sizes: Sequence[_Size], weights: 
             total += scale * slope**2 * size.labelled / size.unlabelled * float(pilot.predicted.var(correction=0))
         total += scale * (float(x.var(correction=0)) + (pilot.upper - pilot.lower) ** 2 / (4.0 * size.labelled))
     return total
+
+
+def _useful_rate(samples: Sequence[BoundedSample], weights: Sequence[float], guess: Constants, n: int) -> float:
+    """Return the nu up to which no factor can be negative from the guessed mean on: the limit lies above it anyway."""
+    mean = sum(w * o for w, o in zip(weights, guess.offsets, strict=True))
+    reaches = [
+        w * n / len(s.values) * (s.upper - guess.slope * (s.lower - c) - (o - mean) - mean)
+        for s, w, o, c in zip(samples, weights, guess.offsets, guess.centres, strict=True)
+        if w
+    ]
+    return 1.0 / max(max(reaches), TINY)
 
 
 def _reach(

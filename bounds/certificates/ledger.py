@@ -20,7 +20,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLosses:
-    """Losses in [0, largest] on the same examples of one task: of the merge [n], and of every expert [T, n].
+    """Losses in [0, largest] on the same examples of one task: of the merge [n], and of every expert [n, T].
 
     Expert j is run with this task's head. 0-1 losses have largest 1; smoothed cross-entropy has ln(C/eps).
 
@@ -34,9 +34,9 @@ class TaskLosses:
 
     def __post_init__(self) -> None:
         check_positive(self.largest, "largest loss")
-        if self.merged.ndim != 1 or self.experts.ndim != 2 or self.experts.shape[1] != len(self.merged):
+        if self.merged.ndim != 1 or self.experts.ndim != 2 or len(self.experts) != len(self.merged):
             got = (tuple(self.merged.shape), tuple(self.experts.shape))
-            refuse("losses", expected="[n] of the merge and [T, n] of the experts", got=got, cure="align the examples")
+            refuse("losses", expected="[n] of the merge and [n, T] of the experts", got=got, cure="align the examples")
         for name in ("merged", "experts"):
             BoundedSample(values=getattr(self, name), upper=self.largest)
             object.__setattr__(self, name, check_finite(getattr(self, name), name))
@@ -90,8 +90,9 @@ def ledger(
     count = len(tasks)
     a, b = check_weights(alpha, count, "alpha"), check_weights(beta, count, "beta")
     for task in (*tasks, *(pilots or ())):
-        if len(task.experts) != count:
-            refuse("experts", expected=f"{count} rows", got=len(task.experts), cure="run every expert on every task")
+        if task.experts.shape[1] != count:
+            cure = "run every expert on every task"
+            refuse("experts", expected=f"{count} columns", got=task.experts.shape[1], cure=cure)
     if pilots is not None and len(pilots) != count:
         refuse("pilots", expected=f"{count} tasks", got=len(pilots), cure="give one per task")
     groups = _parts(tasks, a, b)
@@ -116,8 +117,8 @@ class _Part:
 
 def _parts(tasks: Sequence[TaskLosses], alpha: Sequence[float], beta: Sequence[float]) -> list[_Part]:
     """Own risk, heterogeneity, effect of merging, total."""
-    mixed = [torch.tensor(beta, dtype=torch.float64) @ task.experts for task in tasks]
-    own = [BoundedSample(values=task.experts[j], upper=task.largest) for j, task in enumerate(tasks)]
+    mixed = [task.experts @ torch.tensor(beta, dtype=torch.float64) for task in tasks]
+    own = [BoundedSample(values=task.experts[:, j], upper=task.largest) for j, task in enumerate(tasks)]
     merging = [
         BoundedSample(values=task.merged - mean, lower=-task.largest, upper=task.largest)
         for task, mean in zip(tasks, mixed, strict=True)
@@ -140,7 +141,7 @@ def _heterogeneity(
     samples = []
     for i, (task, mean, a, b, w) in enumerate(zip(tasks, mixed, alpha, beta, weights, strict=True)):
         scale = 1.0 / w if w else 0.0
-        values = scale * (a * mean - b * task.experts[i])
+        values = scale * (a * mean - b * task.experts[:, i])
         low, high = -scale * b * (1.0 - a) * task.largest, scale * a * (1.0 - b) * task.largest
         samples.append(BoundedSample(values=values, lower=min(low, -TINY), upper=max(high, TINY)))
     return _Part(weights, samples)
