@@ -13,12 +13,14 @@ from diagnostics.sections import (
     entk,
     flatness,
     heterogeneity,
+    ledger,
     sweep,
 )
 from diagnostics.sections.base import Section
 
 SECTIONS: Mapping[str, Section[Any]] = {
     "accuracy": accuracy.SECTION,
+    "ledger": ledger.SECTION,
     "bound": bound.SECTION,
     "heterogeneity": heterogeneity.SECTION,
     "flatness": flatness.SECTION,
