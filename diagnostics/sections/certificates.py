@@ -49,8 +49,8 @@ class Certificate:
     """One statement: with probability 1 - ``delta`` the mean of what ``name`` says is at most ``value``.
 
     ``unit`` is "error" (0-1), "difference of errors" (sign kept; a negative value is a certified gain) or "nats".
-    ``observed`` is the mean over the ``n`` validation examples (and ``unlabelled`` inputs), ``test_error`` the same
-    quantity on the test split, for comparison. Every row holds on its own; several read together share nothing.
+    ``observed`` is the mean over the ``n`` validation examples, rectified by ``unlabelled`` inputs where there are any;
+    ``test_error`` is the same quantity on the test split, for comparison. Every row holds on its own.
     """
 
     equation: str
@@ -163,7 +163,7 @@ def _means(workspace: Workspace, evidence: Evidence, models: int) -> list[Certif
             others = sum(len(s.unlabelled) for s in samples if s.unlabelled is not None)
             said = f"{name}, with {others} unlabelled inputs" if inputs else name
             n = sum(len(s.values) for s in samples)
-            observed, equation = bound.terms[0].estimate.value, bound.terms[0].equation
+            observed, equation = bound.value - bound.terms[-1].estimate.value, bound.terms[0].equation
             rows.append(_row(equation, said, about, unit, observed, bound, n, test, others))
     return rows
 

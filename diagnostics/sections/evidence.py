@@ -32,6 +32,9 @@ FLOOR = 0.02
 PILOT = 64
 """Calibration examples of each task in the pilot, at most."""
 
+CLOSE = 0.01
+"""Probability below which classes in two splits agree too well to have been drawn by chance."""
+
 Scores = Mapping[str, Tensor]
 """Of one task's examples: model -> scores [N, C]; models are pretrained, expert and merged."""
 
@@ -163,17 +166,22 @@ def _rest(size: int, used: Tensor) -> Tensor:
     return left.nonzero()[:, 0]
 
 
-def drawn_by_class(labels: Sequence[Tensor], others: Sequence[Tensor], classes: Sequence[int]) -> bool:
-    """Whether some task's counts of classes are so close to those of another split that chance did not draw them.
+def drawn_by_class(labels: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether the counts of classes in two splits agree so well, over all tasks, that chance did not draw them.
 
-    Every count is within one of what the other split's shares give: with n examples drawn by chance, counts vary by
-    about the root of n.
+    The statistic of the chi-square test of homogeneity, added over tasks, is far below what independent draws give: in
+    its lower CLOSE tail. Splits of which only a few tasks were drawn by class may pass for drawn by chance.
     """
-    for mine, other, count in zip(labels, others, classes, strict=True):
-        here, there = (torch.bincount(y, minlength=count).double() for y in (mine, other))
-        if bool(((here - there * (len(mine) / len(other))).abs() < 1.0).all()) and len(mine) > 4 * count:
-            return True
-    return False
+    from scipy.stats import chi2, chi2_contingency  # takes seconds to import
+
+    total, freedom = 0.0, 0
+    for mine, other in zip(labels, others, strict=True):
+        classes = torch.cat([mine, other]).unique()
+        if len(classes) > 1:
+            table = [[int((y == k).sum()) for k in classes] for y in (mine, other)]
+            found: Any = chi2_contingency(table, correction=False)
+            total, freedom = total + float(found.statistic), freedom + int(found.dof)
+    return freedom > 0 and float(chi2.cdf(total, freedom)) < CLOSE
 
 
 def gathered(workspace: Workspace, subject: Subject) -> Evidence:
@@ -195,7 +203,7 @@ def gathered(workspace: Workspace, subject: Subject) -> Evidence:
         return Evidence(
             **kept, pilot=None, pilot_labels=(), unlabelled=None, why_not="a task has no calibration inputs"
         )
-    by_class = drawn_by_class(labels, test_labels, [t["classes"] for t in teachers])
+    by_class = drawn_by_class(labels, test_labels)
     use = calibration_use(subject.artifact, sizes, workspace.settings.seed, by_class=by_class)
     pilot = on_calibration(workspace, subject, use.pilot, "pilot")
     generator = torch.Generator().manual_seed(workspace.settings.seed)
