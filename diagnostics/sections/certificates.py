@@ -159,6 +159,8 @@ def _means(workspace: Workspace, evidence: Evidence, models: int) -> list[Certif
         for inputs in (False, True) if evidence.unlabelled else (False,):
             samples = evidence.samples(quantity, inputs=inputs)
             constants = None if pilots is None else choose_constants(pilots, samples, alpha, delta / models)
+            if inputs and (constants is None or not constants.slope):
+                continue  # the pilot says that they would not help
             bound = weighted_mean(samples, alpha, delta, constants, models_looked_at=models)
             others = sum(len(s.unlabelled) for s in samples if s.unlabelled is not None)
             said = f"{name}, with {others} unlabelled inputs" if inputs else name

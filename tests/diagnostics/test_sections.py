@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy.stats import fisher_exact
 
 from bounds.certificates import Count, choose_constants, held_out, pooled, weighted_mean
 from bounds.pac_bayes import kl_inverse
-from bounds.types import InputError, Sample
+from bounds.types import InputError
 from diagnostics.report import build
 from diagnostics.sections import certificates, comparison, evidence, flatness, gibbs, ledger
 from diagnostics.sections.gibbs import merged_draws
@@ -101,9 +103,35 @@ def test_weighted_means_are_those_of_their_quantities(suite, learned):
     samples = found.samples(evidence.ERROR, inputs=False)
     constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)
     assert section.rows[0].value == weighted_mean(samples, (1 / 3,) * 3, 0.05, constants).value
-    inputs = [r for r in section.rows if r.equation == "(15)"]
-    assert len(inputs) == 5
-    assert {r.unlabelled for r in inputs} == {sum(len(task.calibration) - 16 for task in suite.tasks)}
+    assert "class by class" in section.missing["(15) with unlabelled inputs"]  # as toy's splits are
+
+
+def test_unused_calibration_inputs_serve_where_splits_were_drawn_by_chance(suite, learned):
+    generator = torch.Generator().manual_seed(3)
+
+    def some(sample, count):
+        return sample.take(torch.randperm(len(sample), generator=generator)[:count])
+
+    tasks = [t.changed(validation=some(t.validation, 17), test=some(t.test, 31)) for t in suite.tasks]
+    space = workspace(dataclasses.replace(suite, tasks=tasks), learned)
+    section = certificates.compute(space, space.subjects[0])
+    assert section.missing == {}
+    rows = [r for r in section.rows if r.equation == "(15)"]
+    others = sum(len(task.calibration) - 16 for task in tasks)  # the merge was learned on 16 of each
+    assert rows
+    assert {r.unlabelled for r in rows} == {others}
+    assert section.rows[0].equation == "(14)"
+    found = evidence.gathered(space, space.subjects[0])
+    samples = found.samples(evidence.ERROR, inputs=True)
+    constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)
+    bound = weighted_mean(samples, (1 / 3,) * 3, 0.05, constants)
+    values = [r.value for r in rows if r.name.startswith("error, α")]
+    assert values == ([bound.value] if constants.slope else [])
+    for index, (task, sample) in enumerate(zip(tasks, samples, strict=True)):
+        scores = [task.forward(theta, task.validation.inputs).double() for theta in
+                  (suite.task_vectors.expert(index), learned.merged)]  # fmt: skip
+        guess = 1 - scores[0].softmax(1)[range(17), scores[1].argmax(1)]
+        torch.testing.assert_close(sample.predicted, guess, rtol=0.0, atol=1e-6)
 
 
 def test_side_by_side_certificates_pay_for_each_other(suite, learned):
@@ -164,12 +192,17 @@ def test_holm_adjusts_as_it_should_and_alike_splits_are_not_told_apart(suite, le
     space = workspace(suite, learned)
     section = certificates.compute(space, space.subjects[0])
     assert certificates.differing(section) == ""
-    shifted = [task.changed(test=Sample(task.test.inputs, 1 - task.test.labels)) for task in suite.tasks]
-    other = dataclasses.replace(suite, tasks=shifted)
-    space = workspace(other, learned)
-    section = certificates.compute(space, space.subjects[0])
-    assert "validation and test examples differ in task" in certificates.differing(section)
-    assert all(t.beyond for t in section.tasks if t.differs < 0.05 and t.observed < 0.2)
+    first, *others = section.tasks
+    told = dataclasses.replace(section, tasks=(dataclasses.replace(first, differs=0.002), *others))
+    assert "differ in task0 (p = 0.002)" in certificates.differing(told)
+    right, labels = torch.eye(2)[torch.zeros(60, dtype=torch.long)], torch.zeros(60, dtype=torch.long)
+    turned = labels.clone()
+    turned[:20] = 1
+    pairs = {"labelled": [{"pretrained": right}] * 2, "labels": [labels] * 2, "test": [{"pretrained": right}] * 2}
+    stub = SimpleNamespace(**pairs, test_labels=[labels, turned])
+    alike, apart = certificates._differ(stub)
+    assert alike == 1.0
+    assert apart == pytest.approx(2 * fisher_exact([[0, 60], [20, 40]])[1])
 
 
 def test_the_certificate_follows_from_what_was_handed_over_not_from_words(suite, monkeypatch):
@@ -287,7 +320,7 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
         assert section.gibbs == ()
         assert section.gap_to_test is None
         assert section.rows
-        assert list(section.missing) == ["(10), (16) coefficients"]
+        assert "(10), (16) coefficients" in section.missing
         reason = "not those that" if artifact is bent else "not made of coefficients"
         assert reason in section.missing["(10), (16) coefficients"]
         named = build(space, ("certificates",)).provenance.missing
@@ -296,7 +329,7 @@ def test_a_merge_that_is_not_its_coefficients_has_no_statement_ten(suite, learne
 
 def test_statements_that_cannot_be_made_are_named(suite, learned):
     space = workspace(suite, learned)
-    assert certificates.compute(space, space.subjects[0]).missing == {}
+    assert list(certificates.compute(space, space.subjects[0]).missing) == ["(15) with unlabelled inputs"]
     chosen = dataclasses.replace(make(suite, "task_arithmetic"), used={"validation": None})
     space = workspace(suite, chosen)
     missing = certificates.compute(space, space.subjects[0]).missing
