@@ -142,7 +142,7 @@ def weighted_mean(
     """
     if side not in SIDES:
         refuse("side", expected=SIDES, got=side, cure="choose one of these")
-    weights = check_weights(alpha, len(samples), "alpha")
+    weights = _normalised(alpha, len(samples))
     paid = check_delta(delta) / check_count(models_looked_at, "models looked at")
     chosen = constants or data_free_constants(samples, weights, paid)
     sign = 1.0 if side == "upper" else -1.0
@@ -160,6 +160,12 @@ def weighted_mean(
         assumptions=(EXAMPLES, *((INPUTS,) if chosen.slope else ())),
         trivial_risk=sum(w * s.upper for s, w in zip(samples, weights, strict=True)),
     )
+
+
+def _normalised(alpha: Sequence[float] | Tensor, count: int) -> tuple[float, ...]:
+    """Return weights whose sum is 1 to rounding, so that limit and range are those of one mean."""
+    weights = check_weights(alpha, count, "alpha")
+    return tuple(w / sum(weights) for w in weights)
 
 
 def _terms(
@@ -294,7 +300,7 @@ def data_free_constants(samples: Sequence[BoundedSample], alpha: Sequence[float]
 
     Source: docs/theory.md section 12.
     """
-    weights = check_weights(alpha, len(samples), "alpha")
+    weights = _normalised(alpha, len(samples))
     used = [(s, w) for s, w in zip(samples, weights, strict=True) if w]
     variance = sum(w**2 / len(s.values) * (s.upper - s.lower) ** 2 / 4.0 for s, w in used)
     n = sum(len(s.values) for s, _ in used)
@@ -333,7 +339,7 @@ def choose_constants(
     if side == "lower":
         turned = [[s.negated for s in group] for group in (pilots, samples)]
         return choose_constants(turned[0], turned[1], alpha, delta).negated
-    weights, paid = check_weights(alpha, len(samples), "alpha"), check_delta(delta)
+    weights, paid = _normalised(alpha, len(samples)), check_delta(delta)
     if len(pilots) != len(samples):
         refuse("pilots", expected=f"{len(samples)} tasks", got=len(pilots), cure="give one per task")
     plans = [
