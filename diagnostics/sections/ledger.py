@@ -173,9 +173,7 @@ def figure(view: View, part: LedgerSection) -> Figure:
             height = base + row.observed
         axes.axhline(0.0, color=FAINT, linewidth=0.6)
         axes.set_xticks(range(4), ["own", "hetero-\ngeneity", "merging", "risk"])
-        axes.set_ylabel(
-            "0-1 error (%)" if each.unit == "error" else f"smoothed cross-entropy (nats), ε = {part.floor:g}"
-        )
+        axes.set_ylabel("0-1 error (%)" if each.unit == "error" else f"smoothed CE (nats), ε = {part.floor:g}")
     return figure
 
 
