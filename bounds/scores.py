@@ -6,6 +6,8 @@ Every softmax, cross-entropy and Kullback-Leibler divergence of the project is o
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,6 +76,47 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 def mean_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the mean of :func:`cross_entropy` over the N examples of scores [N, C]. Exact."""
     return F.cross_entropy(scores, labels)
+
+
+def check_floor(floor: float) -> float:
+    """Return the share eps of the uniform distribution in smoothed predictions, in (0, 1).
+
+    Raises:
+        InputError: outside (0, 1).
+    """
+    if not 0.0 < floor < 1.0:
+        refuse("eps of smoothed predictions", expected="in (0, 1)", got=floor, cure="0.02 is what the report uses")
+    return float(floor)
+
+
+def smoothed_losses(scores: Tensor, floor: float) -> Tensor:
+    """Return -ln q_k [..., C] of q = (1 - eps) softmax(scores) + eps/C, in float64.
+
+    Every entry is the cross-entropy that an example would have with label k. All lie in [0, ln(C/eps)], whatever the
+    scores; the largest entry of q is where that of the scores is.
+
+    Args:
+        scores: [..., C].
+        floor: eps in (0, 1).
+
+    Raises:
+        InputError: eps outside (0, 1).
+
+    Source: docs/theory.md (19). Status: exact.
+    """
+    share = check_floor(floor)
+    return -torch.log((1.0 - share) * probabilities(scores.double()) + share / scores.shape[-1])
+
+
+def smoothed_cross_entropy(scores: Tensor, labels: Tensor, floor: float) -> Tensor:
+    """Return :func:`smoothed_losses` at the labels [N] of scores [..., N, C]: [..., N]. Exact."""
+    losses = smoothed_losses(scores, floor)
+    return losses.gather(-1, labels.expand(losses.shape[:-1])[..., None])[..., 0]
+
+
+def largest_smoothed_loss(classes: int, floor: float) -> float:
+    """Return ln(C/eps), which no smoothed cross-entropy exceeds. Exact."""
+    return math.log(classes / check_floor(floor))
 
 
 def cross_entropy_slope(scores: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ GAMMA = 0.5
 COEFFICIENT_SCALES = (0.01, 0.3)
 """Absolute list of s in (10) for the priors that are free of data: for merges at such a prior, and for others."""
 OWN_SCALE = 0.01
-"""s in (10) for a prior at λ̂, where KL = 0 whatever s: small, so that the randomised merge errs like the merge."""
+"""s in (16), where it costs nothing: small, so that the randomised merge errs like the merge."""
 UNIFORM_PRIORS = ("1/T", "0.3")
 """Data-free prior means of (10), every coefficient alike: plain averaging and the customary scale."""
 
@@ -46,7 +46,7 @@ class Settings:
     hessian: int = 2
     """Test examples for the top Hessian eigenvalue of each task."""
     gibbs_draws: int = 2
-    """Draws of the coefficients per validation example in certificate (10) with the last prior (1 for others)."""
+    """Draws of the coefficients per validation example in certificate (10); (16) takes one."""
     left_out: int = 400
     """Validation examples on which merges without an expert, scaled or by another method are measured."""
     layer_examples: int = 100

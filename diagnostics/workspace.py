@@ -190,10 +190,16 @@ class Workspace:
         }
 
     def teachers(self) -> list[Mapping[str, Any]]:
-        """Per task: its facts, test scores of pretrained model and expert, the expert's on validation."""
+        """Per task: its facts, scores of pretrained model and expert on test and (where there is one) validation."""
         pretrained, experts, *_ = self._scores()
         return [
-            {**fact, "pretrained": base["test"], "expert": expert["test"], "validation": expert.get("validation")}
+            {
+                **fact,
+                "pretrained": base["test"],
+                "pretrained_validation": base.get("validation"),
+                "expert": expert["test"],
+                "validation": expert.get("validation"),
+            }
             for fact, base, expert in zip(self.facts(), pretrained, experts, strict=True)
         ]
 
@@ -201,11 +207,22 @@ class Workspace:
         """Per task: the merged model's scores on test and validation."""
         return self._scores()[2 + list(self.subjects).index(subject)]
 
+    def of_all_experts(self, split: Split) -> list[list[Tensor]]:
+        """Per task: the scores of every expert on a split of it, with this task's head."""
+
+        def one(index: int) -> Mapping[str, Any]:
+            task, sample = self.suite.tasks[index], getattr(self.suite.tasks[index], split)
+            experts = range(len(self.names))
+            return {str(j): _scores(task, self.vectors.expert(j), sample, split, "expert") for j in experts}
+
+        pieces = self.pieces(Pieces("every expert", split, one, len(self.names)), f"every expert, {split} splits")
+        return [[piece[str(j)] for j in range(len(self.names))] for piece in pieces]
+
     def _scores(self) -> list[list[Mapping[str, Any]]]:
         """Scores of pretrained model, experts and all merges, per task, in one round of work."""
         both: tuple[Split, ...] = ("test", "validation")
         models: list[tuple[str, str, Sequence[Split], Callable[[int], Params]]] = [
-            ("pretrained", "", ("test",), lambda _: self.vectors.base),
+            ("pretrained", "", both, lambda _: self.vectors.base),
             ("expert", "", both, lambda index: self.vectors.expert(index)),
         ]
         models += [("merged", s.key, both, lambda _, subject=s: self.weights(subject)) for s in self.subjects]

@@ -1,4 +1,4 @@
-"""What can be certified from data: statements paid for out of delta (docs/theory.md section 8).
+"""What can be certified from data: statements paid for out of delta (docs/theory.md sections 8 and 11).
 
 Nothing here needs linearity, QSB or a population quantity; what is assumed is only how the data were drawn
 and used. Results are bounds whose margin has status ``certified``.
@@ -20,7 +20,7 @@ from bounds.validation import check_count, check_delta, check_nonnegative, check
 Method = Literal["clopper-pearson", "kl"]
 METHODS: tuple[Method, ...] = ("clopper-pearson", "kl")
 
-FRESH = "the labelled examples are i.i.d. and unused in training and choosing the model"
+FRESH = "the labelled examples are independent and unused in training and choosing the model"
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,18 @@ class Count:
 def held_out(
     errors: float, n: int, delta: float, method: Method = "clopper-pearson", models_looked_at: int = 1
 ) -> Bound:
-    """Certify the error of a model on n fresh labelled examples: (9).
+    """Certify the error of a model on n fresh labelled examples: (9), (13).
+
+    The examples are independent; they need not have one distribution (splits drawn class by class, tasks pooled): the
+    statement is about the mean of their error rates. It covers a randomised model as well, if every example was
+    judged by a draw of its own: (16).
 
     Args:
         errors: number of errors (a whole number for Clopper-Pearson; for "kl" any sum of losses in [0, 1]).
-        n: number of examples.
+        n: number of examples, fixed in advance.
         delta: failure probability.
-        method: "clopper-pearson" (exact for 0-1 loss) or "kl" (kl^-1(errors/n | ln(K/delta)/n)).
+        method: "clopper-pearson" (0-1 loss; with the correction (13) for examples of different distributions) or
+            "kl" (kl^-1(errors/n | ln(K/delta)/n)).
         models_looked_at: K, the size of a list of models fixed before these examples are seen, of which this is
             one: each pays delta/K. A model designed after a look at another's result is on no such list.
 
@@ -58,7 +63,7 @@ def held_out(
     Raises:
         InputError: delta outside (0, 1), n < 1, errors outside [0, n] or not whole, unknown method, K < 1.
 
-    Source: docs/theory.md (9).
+    Source: docs/theory.md (9), (13), (16).
     """
     count = Count(errors, n)
     paid = check_delta(delta) / check_count(models_looked_at, "models looked at")
@@ -73,13 +78,15 @@ def held_out(
 
 
 def _clopper_pearson(count: Count, delta: float) -> float:
+    """U(k) of (13): Clopper-Pearson, raised where examples of different distributions would break it."""
     if int(count.errors) != count.errors:
         refuse("errors", expected="a whole number", got=count.errors, cure="use method 'kl' for losses in [0, 1]")
-    if count.errors == count.n:
-        return 1.0
+    k, n = int(count.errors), count.n
+    if k >= n - 1:  # the worst case is known exactly: n - 1 examples that always err, and one that rarely does not
+        return 1.0 if k == n else 1.0 - delta / n
     from scipy.special import betaincinv  # as in bounds.pac_bayes.divergences
 
-    return float(betaincinv(count.errors + 1, count.n - count.errors, 1.0 - delta))
+    return max(float(betaincinv(k + 1, n - k, 1.0 - delta)), (k + 1) / n)
 
 
 def _rate_and_margin(
@@ -135,26 +142,28 @@ def mixture(
     )
 
 
-def pooled(counts: Sequence[Count], delta: float, models_looked_at: int = 1) -> Bound:
-    """Certify the error weighted by alpha_t = n_t/n with one kl bound at n = sum n_t (Hoeffding 1956): (12).
+def pooled(
+    counts: Sequence[Count], delta: float, models_looked_at: int = 1, method: Method = "clopper-pearson"
+) -> Bound:
+    """Certify the error weighted by alpha_t = n_t/n with one count at n = sum n_t: (12), (13).
 
-    Independent examples that are not identically distributed deviate no more than i.i.d. ones of the same
-    mean (in moment generating function), so the kl form holds; Clopper-Pearson is not used.
+    The tasks' examples are independent and not identically distributed, which both methods allow.
 
     Args:
-        counts: per task, errors (or a sum of losses in [0, 1]) and n_t.
+        counts: per task, errors (for "kl" a sum of losses in [0, 1] will do) and n_t, fixed in advance.
         delta: failure probability.
         models_looked_at: K models looked at, each at delta/K.
+        method: as ``held_out``.
 
     Raises:
-        InputError: no task, delta outside (0, 1), K < 1.
+        InputError: no task; as ``held_out``.
 
-    Source: docs/theory.md (12). Status: certified.
+    Source: docs/theory.md (12), (13). Status: certified.
     """
     if not counts:
         refuse("counts", expected="at least one task", got="none", cure="pass one count per task")
     errors, n = sum(c.errors for c in counts), sum(c.n for c in counts)
-    bound = held_out(errors, n, delta, "kl", models_looked_at)
+    bound = held_out(errors, n, delta, method, models_looked_at)
     weights = tuple(c.n / n for c in counts)
     note = f"weights are n_t/n = {', '.join(f'{w:.3g}' for w in weights)}"
     return Bound(

@@ -3,6 +3,7 @@
 Nothing here touches a network: every argument is a number with its standard error and status.
 """
 
+from bounds.theorems.anchors import isotropic_slack, slacks
 from bounds.theorems.choice import Moments, PosteriorChoice, choose_posterior
 from bounds.theorems.direct import direct_form, pooled_direct_form
 from bounds.theorems.experts import AnchorStatistics, Experts, MergeAnchor, PosteriorStatistics
@@ -32,7 +33,9 @@ __all__ = [
     "argmax_error",
     "choose_posterior",
     "direct_form",
+    "isotropic_slack",
     "pooled_direct_form",
+    "slacks",
     "theorem1",
     "theorem2",
     "theorem3",

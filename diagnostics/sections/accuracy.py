@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bounds.types import Estimate, weighted_sum
 from diagnostics.sections.base import Section, View
-from diagnostics.sections.certificates import CertificateSection
+from diagnostics.sections.certificates import CertificateSection, differing, in_unit
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
@@ -65,9 +65,10 @@ def sentence(view: View, part: Accuracy) -> str:
     if certificates and certificates.rows:  # the first, not the smallest: to choose among statements would cost δ
         first = certificates.rows[0]
         text += (
-            f"; certified: at most {100 * first.value:.1f} % errors by {first.equation} with n = {first.n}, "
-            f"δ = {first.delta:g} (test: {100 * first.test_error:.1f} %)"
+            f"; certified: {first.name}, at most {in_unit(first.value, first.unit)} % by {first.equation} with "
+            f"n = {first.n}, δ = {first.delta:g} (test: {in_unit(first.test_error, first.unit)} %)"
         )
+        text += differing(certificates)
     return text + "."
 
 

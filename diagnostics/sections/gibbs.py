@@ -1,13 +1,13 @@
-"""Certificate (10) on the pooled validation split: the randomised merge N(λ̂, s² I).
+"""Certificates of the randomised merge N(λ̂, s² I) on the pooled validation split: (16), and (10) with data-free priors.
 
-Three things make it as tight as (10) allows; each is fixed before the validation labels are seen, and paid for.
+Where the merge never saw the split, every example is judged by one draw of λ of its own, and the errors are a count of
+independent examples: (16), which pays neither KL nor for draws. (10) is for priors fixed without the split, whatever
+the merge did with it: of a short list of (prior, s) the pair of least KL is taken. There the step from draws to their
+mean gets a small share of δ, since its price falls as 1/m and that of PAC-Bayes as 1/n, and the judgements are counted
+apart where λ̂ itself is right and wrong: strata that the split and λ̂ fix before any draw is made, with rates near 0 and
+1, where kl^-1 is tightest.
 
-- Two lists of (prior, s), with half of δ each: the data-free priors, and, where the merge never saw the split, λ̂ itself
-  with one s. A statement about the second then pays neither KL nor ln G, and not for the first list either.
-- The step from draws to their mean gets a small share of δ: its price falls as 1/m, that of PAC-Bayes as 1/n.
-- Every validation example is judged by its own draws of λ, so that the judgements are independent given the split. They
-  are counted apart for the examples on which λ̂ itself is right and wrong: strata that the split and λ̂ fix before any
-  draw is made. Their rates are near 0 and 1, where kl^-1 is tightest: half the margin of one list at the same m.
+The noise is seeded by what the posterior is: who tunes λ on reports gets fresh noise with every λ.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from bounds.autodiff import differentiable, vmap_or_loop
-from bounds.certificates import Stratum, coefficient_kl, coefficient_pac_bayes
+from bounds.certificates import Count, Stratum, coefficient_kl, coefficient_pac_bayes, pooled
 from bounds.scores import check_scores
-from bounds.types import Blocks, Inputs, Params, take
+from bounds.types import Blocks, Bound, Inputs, Params, take
 from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.subject import Subject
+from diagnostics.work.cache import digest_params
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.task import Task, described
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
-OWN_PRIOR = "λ̂ itself"
 CHUNKS = 4
 """Pieces in which each task's draws are cached and spread over processes."""
 TOGETHER = 8
@@ -46,12 +46,10 @@ DRAWS_SHARE = 0.1
 class GibbsRow:
     """(10) for one prior: s, KL (nats), the mean error of m draws, what the draws and PAC-Bayes add, the total.
 
-    All rows hold together: each has its own share ``delta`` of the report's δ. ``grid_size`` is the length G of the
-    list that the prior and s stand in.
+    ``grid_size`` is the length G of the list that the prior and s stand in.
     """
 
     prior: str
-    data_free: bool
     scale: float
     kl: float
     observed: float
@@ -91,30 +89,32 @@ def obstacle(workspace: Workspace, subject: Subject) -> str:
     return ""
 
 
-def certify(workspace: Workspace, subject: Subject, *, unseen: bool) -> tuple[GibbsRow, ...]:
-    """Return (10) with the best data-free prior and, if the split is ``unseen`` by the merge, with the prior at λ̂.
-
-    Empty where there is an :func:`obstacle`. δ is shared by the rows and by the artifacts shown
-    side by side. Status: certified.
-    """
+def certify(workspace: Workspace, subject: Subject) -> tuple[GibbsRow, ...]:
+    """Return (10) with the best data-free prior; empty where there is an :func:`obstacle`. Status: certified."""
     artifact = subject.artifact
     if artifact.coefficients is None or obstacle(workspace, subject):
         return ()
     mean = artifact.coefficients.detach().double().cpu()
     free = {name: torch.full_like(mean, 1 / len(mean) if name == "1/T" else float(name)) for name in UNIFORM_PRIORS}
-    choices = [PriorChoice.best(free, COEFFICIENT_SCALES, mean)]
-    if unseen and not any(torch.equal(mean, prior) for prior in free.values()):
-        choices.append(PriorChoice.best({OWN_PRIOR: mean}, (OWN_SCALE,), mean))
-    delta = workspace.settings.delta / len(choices) / workspace.models_looked_at
-    repeats = [*[1] * (len(choices) - 1), workspace.settings.gibbs_draws]
-    return tuple(
-        _row(choice, mean, judged_strata(workspace, subject, choice.scale, count), delta)
-        for choice, count in zip(choices, repeats, strict=True)
-    )
+    choice = PriorChoice.best(free, COEFFICIENT_SCALES, mean)
+    strata = judged_strata(workspace, subject, choice.scale, workspace.settings.gibbs_draws)
+    return (_row(choice, mean, strata, workspace.settings.delta / workspace.models_looked_at),)
+
+
+def randomised(workspace: Workspace, subject: Subject, models: int) -> tuple[Count, Bound] | None:
+    """Return (16) on N(λ̂, s² I) with the fixed s of the settings: errors of one draw per example, and their limit.
+
+    None where there is an :func:`obstacle`. For merges that did not see the validation split. Status: certified.
+    """
+    if obstacle(workspace, subject):
+        return None
+    strata = judged_strata(workspace, subject, OWN_SCALE, 1)
+    count = Count(sum(s.errors for s in strata), sum(s.examples for s in strata))
+    return count, pooled([count], workspace.settings.delta, models)
 
 
 def _row(choice: PriorChoice, mean: Tensor, strata: Sequence[Stratum], delta: float) -> GibbsRow:
-    n, own = sum(s.examples for s in strata), choice.name == OWN_PRIOR
+    n = sum(s.examples for s in strata)
     result = coefficient_pac_bayes(
         strata,
         n,
@@ -129,7 +129,6 @@ def _row(choice: PriorChoice, mean: Tensor, strata: Sequence[Stratum], delta: fl
     rate, monte_carlo, pac_bayes = (term.estimate.value for term in result.terms)
     return GibbsRow(
         prior=choice.name,
-        data_free=not own,
         scale=choice.scale,
         kl=coefficient_kl(mean, choice.prior, choice.scale),
         observed=rate,
@@ -140,10 +139,7 @@ def _row(choice: PriorChoice, mean: Tensor, strata: Sequence[Stratum], delta: fl
         n=n,
         grid_size=choice.grid,
         delta=delta,
-        assumptions=(
-            *result.assumptions,
-            *(("the merge did not use the validation split, so λ̂ is a prior for it",) if own else ()),
-        ),
+        assumptions=result.assumptions,
     )
 
 
@@ -185,7 +181,11 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
     assert sample.labels is not None
     lam = lam.detach()
     blocks = coefficient_blocks(workspace.vectors, lam, subject.artifact.blocks)
-    generator, wrong = torch.Generator().manual_seed(_seed(workspace.settings.seed, scale, piece, repeats)), []
+    posterior = digest_params({"coefficients": lam.cpu()})
+    generator, wrong = (
+        torch.Generator().manual_seed(_seed(posterior, workspace.settings.seed, scale, piece, repeats)),
+        [],
+    )
     examples = torch.arange(piece % CHUNKS, len(sample), CHUNKS)
     with torch.no_grad(), differentiable():
         for chosen in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
@@ -197,9 +197,9 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
 
 
-def _seed(*parts: float) -> int:
-    """Return a seed of its own for every piece's draws. Its text must not change: the published draws rest on it."""
-    return int(hashlib.sha256(json.dumps(["4", parts]).encode()).hexdigest()[:12], 16)
+def _seed(*parts: str | float) -> int:
+    """Return a seed of its own for every posterior and piece of its draws."""
+    return int(hashlib.sha256(json.dumps(["5", parts]).encode()).hexdigest()[:12], 16)
 
 
 def _one(task: Task, theta: Params, example: Inputs) -> Tensor:

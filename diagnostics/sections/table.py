@@ -14,6 +14,7 @@ from diagnostics.sections import (
     entk,
     flatness,
     heterogeneity,
+    ledger,
     sweep,
 )
 from diagnostics.sections.base import Section
@@ -21,6 +22,7 @@ from diagnostics.sections.base import Section
 SECTIONS: Mapping[str, Section[Any]] = {
     "diagnosis": diagnosis.SECTION,
     "accuracy": accuracy.SECTION,
+    "ledger": ledger.SECTION,
     "bound": bound.SECTION,
     "heterogeneity": heterogeneity.SECTION,
     "flatness": flatness.SECTION,

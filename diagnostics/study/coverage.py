@@ -19,6 +19,7 @@ from rich.table import Table
 
 from bounds.validation import check_count
 from diagnostics.study.certificates import coefficient_rows, held_out_rows
+from diagnostics.study.means import count_rows, mean_rows
 from diagnostics.study.merging import theorem_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
@@ -31,6 +32,8 @@ EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     theorem_rows,
     held_out_rows,
     coefficient_rows,
+    count_rows,
+    mean_rows,
 )
 _NAME = "mergebound study"
 

@@ -15,7 +15,7 @@ from bounds.autodiff import batches, chunk_size, differentiable, memory_budget, 
 from bounds.scores import probabilities
 from bounds.types import Forward, Inputs, Params, refuse, take
 from merging.closed_form.scale import check_at_least
-from merging.draws import task_generators
+from merging.draws import chosen_positions
 from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
 
@@ -40,8 +40,7 @@ def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSet
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
     """
     check_tasks(tv.names, tasks)
-    chosen = []
-    for task, generator in zip(tasks, task_generators(tv.names, settings.seed), strict=True):
+    for task in tasks:
         if len(task.calibration) < settings.examples:
             refuse(
                 f"calibration examples of task {task.name!r}",
@@ -49,9 +48,8 @@ def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSet
                 got=len(task.calibration),
                 cure=f"set examples to {len(task.calibration)} or less",
             )
-        index = torch.randperm(len(task.calibration), generator=generator)[: settings.examples]
-        chosen.append(take(task.calibration.inputs, index))
-    return chosen
+    chosen = chosen_positions(tv.names, [len(task.calibration) for task in tasks], settings.examples, settings.seed)
+    return [take(task.calibration.inputs, index) for task, index in zip(tasks, chosen, strict=True)]
 
 
 BATCH = 256

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Forward, Inputs, refuse, take
-from merging.draws import task_generators
+from merging.draws import chosen_positions
 from merging.execution import Execution
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
@@ -93,9 +93,7 @@ def _folder(execution: Execution) -> Path:
 def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
     """Positions of k calibration examples of each task, from its own generator: other tasks do not matter."""
     examples = settings.examples or min(len(task.calibration) for task in tasks)
-    generators = task_generators([task.name for task in tasks], settings.seed)
-    chosen = []
-    for task, generator in zip(tasks, generators, strict=True):
+    for task in tasks:
         available = len(task.calibration)
         if available < examples:
             refuse(
@@ -104,8 +102,8 @@ def _choose(tasks: Sequence[Task], settings: LearnedSettings) -> list[Tensor]:
                 got=available,
                 cure=f"set examples to {available} or less",
             )
-        chosen.append(torch.randperm(available, generator=generator)[:examples])
-    return chosen
+    sizes = [len(task.calibration) for task in tasks]
+    return chosen_positions([task.name for task in tasks], sizes, examples, settings.seed)
 
 
 def _to(inputs: Inputs, device: str) -> Inputs:

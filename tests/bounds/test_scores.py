@@ -1,10 +1,13 @@
 """The gate of scores, and the softmax figures against their definitions."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from bounds import scores
+from bounds.certificates import BoundedSample, weighted_mean
 from bounds.types import InputError
 
 NAN = float("nan")
@@ -67,3 +70,42 @@ def test_kl_and_its_slope_at_a_temperature():
 def test_scores_of_any_size_give_finite_figures():
     large = torch.tensor([[2000.0, -2000.0]])
     assert torch.isfinite(scores.kl(scores.log_probabilities(large), scores.log_probabilities(-large))).all()
+
+
+def test_smoothed_cross_entropy_is_bounded_and_keeps_the_argmax():
+    """(19): q = (1 - eps) p + eps/C, written out; the loss never exceeds ln(C/eps), and raw cross-entropy does."""
+    given = torch.tensor([[0.0, 1.0, -2.0], [200.0, -200.0, 0.0], [3.0, 3.0, 3.0]])
+    labels, eps = torch.tensor([2, 1, 0]), 0.02
+    q = (1 - eps) * given.double().softmax(-1) + eps / 3
+    losses = scores.smoothed_losses(given, eps)
+    torch.testing.assert_close(losses, -q.log(), rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(scores.smoothed_cross_entropy(given, labels, eps), -q.log()[range(3), labels])
+    largest = scores.largest_smoothed_loss(3, eps)
+    assert largest == pytest.approx(math.log(150.0))
+    assert float(losses.min()) >= 0.0
+    assert float(losses.max()) <= largest + 1e-12
+    assert float(losses.max()) == pytest.approx(largest)  # the limit is attained
+    assert torch.equal(q[:2].argmax(-1), given[:2].argmax(-1))
+    raw = scores.cross_entropy(given, labels)
+    BoundedSample(values=scores.smoothed_cross_entropy(given, labels, eps), upper=largest)
+    with pytest.raises(InputError, match="clip or smooth"):
+        BoundedSample(values=raw, upper=largest)
+    stacked = scores.smoothed_cross_entropy(torch.stack([given, 2 * given]), labels, eps)
+    torch.testing.assert_close(stacked[0], scores.smoothed_cross_entropy(given, labels, eps))
+    for bad in (0.0, 1.0, math.nan):
+        with pytest.raises(InputError, match="smoothed"):
+            scores.smoothed_losses(given, bad)
+
+
+def test_raw_cross_entropy_in_place_of_the_smoothed_one_misses():
+    """A loss of 400 that one example in 200 has: clipped to the range by hand, its mean is not what is certified."""
+    rare, n = 1 / 200, 100
+    truth = rare * 400.0
+    seen = torch.zeros(n, dtype=torch.float64)  # no such example among them, with probability .6
+    limit = weighted_mean(
+        [BoundedSample(values=seen, upper=scores.largest_smoothed_loss(10, 0.02))], (1.0,), 0.05
+    ).value
+    assert (1 - rare) ** n > 0.6
+    assert limit < truth
+    smooth = rare * scores.largest_smoothed_loss(10, 0.02)
+    assert limit > smooth

@@ -41,7 +41,9 @@ def test_the_card_says_what_was_merged_measured_and_certified():
     assert (
         f"| task1 | 48 | {100 * accuracy.accuracy['pretrained']:.1f} | {100 * accuracy.accuracy['expert']:.1f}" in text
     )
-    assert f"at most {100 * found.merges[0].certificates.rows[0].value:.1f} % errors, by (9), (12)" in text
+    assert (
+        f"at most {100 * found.merges[0].certificates.rows[0].value:.1f} % errors, by (14) (error, α-weighted)" in text
+    )
     assert "| steps | 2 |" in text
     assert "| running statistics | average |" in text
     assert "| toy | `seed 0` |" in text

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from bounds.certificates import (
     Count,
@@ -35,13 +35,90 @@ def test_held_out_misses_at_most_delta_exactly(method):
 
 
 def test_clopper_pearson_solves_the_tail_and_kl_is_looser():
-    for errors, n in ((0, 10), (3, 40), (39, 40)):
+    for errors, n in ((0, 10), (3, 40), (38, 40)):
         value = held_out(errors, n, DELTA).value
         assert binom.cdf(errors, n, value) == pytest.approx(DELTA, rel=1e-9)
         assert value <= held_out(errors, n, DELTA, "kl").value
     assert held_out(10, 10, DELTA).value == 1.0
+    assert held_out(9, 10, DELTA).value == pytest.approx(1 - DELTA / 10)  # (13): Clopper-Pearson has .9949 there
     got = held_out(2.5, 40, DELTA, "kl").value
     assert float(kl_binary(2.5 / 40, got)) == pytest.approx(math.log(1 / DELTA) / 40, rel=1e-9)
+
+
+def poisson_binomial(rates):
+    """Pr[k errors], k = 0..n, of independent examples with these error rates."""
+    law = np.ones(1)
+    for rate in rates:
+        law = np.convolve(law, [1.0 - rate, rate])
+    return law
+
+
+def clopper_pearson(k, n, delta):
+    """The limit for i.i.d. examples, which (13) corrects."""
+    return 1.0 if k == n else float(beta.ppf(1.0 - delta, k + 1, n - k))
+
+
+def miss_rate(limit, rates, delta):
+    """Pr[limit < mean rate], by enumeration."""
+    n, law = len(rates), poisson_binomial(rates)
+    missed = np.array([limit(k, n, delta) < np.mean(rates) - 1e-12 for k in range(n + 1)])
+    return float(law[missed].sum())
+
+
+def certified(k, n, delta):
+    return held_out(k, n, delta).value
+
+
+def without_the_maximum(k, n, delta):
+    """A mutant of (13) that only treats k = n - 1."""
+    return certified(k, n, delta) if k >= n - 1 else clopper_pearson(k, n, delta)
+
+
+def test_examples_of_different_distributions_are_covered_exactly():
+    """(13) over random error rates of n examples; many of them near 0 and 1, where the comparison is hardest."""
+    generator = np.random.default_rng(0)
+    for delta in (0.05, 0.2, 0.45):
+        for n in range(2, 10):
+            limits = [certified(k, n, delta) for k in range(n + 1)]
+            assert limits == sorted(limits)
+            assert all(a >= clopper_pearson(k, n, delta) - 1e-12 for k, a in enumerate(limits) if k < n - 1)
+            table = dict(enumerate(limits))
+            for shape in (0.1, 1.0):
+                for _ in range(40):
+                    rates = generator.beta(shape, shape, n)
+                    assert miss_rate(lambda k, n, delta: table[k], rates, delta) <= delta + 1e-12  # noqa: B023
+
+
+def test_plain_clopper_pearson_and_half_of_the_correction_are_caught():
+    pair = (1.0, 0.9499)
+    assert miss_rate(clopper_pearson, pair, DELTA) == pytest.approx(0.0501, abs=1e-9)
+    assert miss_rate(certified, pair, DELTA) == 0.0
+    # the worst pair of all misses at delta exactly: no smaller limit would do
+    worst = (1.0, 1.0 - DELTA * (1.0 - 1e-9))
+    assert DELTA * (1.0 - 1e-6) < miss_rate(certified, worst, DELTA) <= DELTA
+    # above delta = 1/4 the maximum acts elsewhere, too: one sure error and two rare ones
+    sure = (1.0, 0.5 + 1e-6, 0.5 + 1e-6)
+    assert miss_rate(without_the_maximum, sure, 0.2499) <= 0.2499
+    worst = max(miss_rate(without_the_maximum, (1.0, q, q), 0.45) for q in np.linspace(0.3, 0.9, 200))
+    assert worst > 0.45
+    assert max(miss_rate(certified, (1.0, q, q), 0.45) for q in np.linspace(0.3, 0.9, 200)) <= 0.45
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 50, 200, 1498])
+def test_below_a_quarter_the_maximum_acts_at_one_error_less_than_all_only(n):
+    for delta in (0.01, 0.05, 0.249):
+        assert all(certified(k, n, delta) == pytest.approx(clopper_pearson(k, n, delta)) for k in range(n - 1))
+
+
+def test_one_draw_of_the_model_per_example_is_a_fixed_model_and_a_common_draw_is_not():
+    """(16): a randomised model that errs at .1 or at .5 is certified by n draws, not by one."""
+    generator, n, rounds = np.random.default_rng(1), 100, 4000
+    table = np.array([certified(k, n, DELTA) for k in range(n + 1)])
+    own = generator.choice([0.1, 0.5], (rounds, n))
+    common = generator.choice([0.1, 0.5], (rounds, 1))
+    misses = [table[(generator.random((rounds, n)) < chance).sum(1)] < 0.3 for chance in (own, common)]
+    assert misses[0].mean() <= DELTA + 3 * math.sqrt(DELTA / rounds)
+    assert misses[1].mean() > 0.4
 
 
 def test_models_looked_at_are_paid():
@@ -119,9 +196,13 @@ def test_mixture_is_weighted_certificates_at_a_share_each():
     assert len({t.symbol for t in bound.terms}) == 3
 
 
-def test_pooled_is_one_kl_bound_and_covers_unequal_tasks():
+def test_pooled_is_one_count_and_covers_unequal_tasks():
     counts = [Count(3, 100), Count(20, 50)]
-    assert pooled(counts, DELTA).value == pytest.approx(held_out(23, 150, DELTA, "kl").value)
+    assert pooled(counts, DELTA).value == held_out(23, 150, DELTA).value
+    assert pooled(counts, DELTA, 4, "kl").value == held_out(23, 150, DELTA, "kl", 4).value
+    assert pooled([Count(3.5, 100)], DELTA, method="kl").value == held_out(3.5, 100, DELTA, "kl").value
+    with pytest.raises(InputError, match="whole number"):
+        pooled([Count(3.5, 100)], DELTA)
     # exact coverage for two different tasks: convolution of two binomials
     law = np.convolve(binom.pmf(np.arange(31), 30, 0.05), binom.pmf(np.arange(21), 20, 0.7))
     truth = (30 * 0.05 + 20 * 0.7) / 50

@@ -33,7 +33,7 @@ def rows():
 def test_every_statement_holds_and_every_mutant_is_caught(rows):
     assert [row for row in rows if not row.passed] == []
     assert {(r.claim, r.variant) for r in rows if r.kind == "statement"} == {
-        (claim, "as stated") for claim in ("(2)", "(2a)", "(4)", "(5)", "(9)", "(10)")
+        (claim, "as stated") for claim in ("(2)", "(2a)", "(4)", "(5)", "(9)", "(10)", "(13)", "(14)", "(15)", "(16)")
     }
     assert {(r.claim, r.variant) for r in rows if r.kind == "mutant"} == {
         ("(2)", "no Poincaré term"),
@@ -52,6 +52,12 @@ def test_every_statement_holds_and_every_mutant_is_caught(rows):
         ("(9)", "on the training sample"),
         ("(10)", "KL/2"),
         ("(10)", "draws taken for the mean"),
+        ("(13)", "plain Clopper-Pearson"),
+        ("(14)", "n_t/n for alpha"),
+        ("(14)", "delta not divided"),
+        ("(14)", "difference of two limits"),
+        ("(15)", "mean of g taken as exact"),
+        ("(16)", "one common draw"),
     }
 
 
