@@ -101,7 +101,7 @@ def test_weighted_means_are_those_of_their_quantities(suite, learned):
     assert base.observed < base.value < 0.5
     found = evidence.gathered(space, space.subjects[0])
     samples = found.samples(evidence.ERROR, inputs=False)
-    constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)
+    constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)  # pyright: ignore
     assert section.rows[0].value == weighted_mean(samples, (1 / 3,) * 3, 0.05, constants).value
     assert "class by class" in section.missing["(15) with unlabelled inputs"]  # as toy's splits are
 
@@ -123,7 +123,7 @@ def test_unused_calibration_inputs_serve_where_splits_were_drawn_by_chance(suite
     assert section.rows[0].equation == "(14)"
     found = evidence.gathered(space, space.subjects[0])
     samples = found.samples(evidence.ERROR, inputs=True)
-    constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)
+    constants = choose_constants(found.pilots(evidence.ERROR), samples, (1 / 3,) * 3, 0.05)  # pyright: ignore
     bound = weighted_mean(samples, (1 / 3,) * 3, 0.05, constants)
     values = [r.value for r in rows if r.name.startswith("error, α")]
     assert values == ([bound.value] if constants.slope else [])
@@ -200,9 +200,9 @@ def test_holm_adjusts_as_it_should_and_alike_splits_are_not_told_apart(suite, le
     turned[:20] = 1
     pairs = {"labelled": [{"pretrained": right}] * 2, "labels": [labels] * 2, "test": [{"pretrained": right}] * 2}
     stub = SimpleNamespace(**pairs, test_labels=[labels, turned])
-    alike, apart = certificates._differ(stub)
+    alike, apart = certificates._differ(stub)  # pyright: ignore
     assert alike == 1.0
-    assert apart == pytest.approx(2 * fisher_exact([[0, 60], [20, 40]])[1])
+    assert apart == pytest.approx(2 * fisher_exact([[0, 60], [20, 40]])[1])  # pyright: ignore
 
 
 def test_the_certificate_follows_from_what_was_handed_over_not_from_words(suite, monkeypatch):

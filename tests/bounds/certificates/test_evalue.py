@@ -57,7 +57,7 @@ def test_the_limit_is_where_the_product_is_one_over_delta():
         assert bound.status == "certified"
         observed = sum(a * float(s.values.mean()) for a, s in zip(alpha, samples, strict=True))
         assert bound.terms[0].estimate.value == pytest.approx(observed)
-    apart = sum(a * float(s.unlabelled.mean() - s.predicted.mean()) for a, s in zip(alpha, samples, strict=True))
+    apart = sum(a * float(s.unlabelled.mean() - s.predicted.mean()) for a, s in zip(alpha, samples, strict=True))  # pyright: ignore
     assert bound.terms[1].estimate.value == pytest.approx(0.6 * apart)
     assert [t.equation for t in bound.terms] == ["(15)"] * 3
 
@@ -181,7 +181,7 @@ def test_chosen_constants_are_means_and_the_slope_of_least_variance():
     samples, alpha = [guessed(generator, n, 5 * n, 0.4) for n in (50, 30)], (0.4, 0.6)
     found = choose_constants(pilots, samples, alpha, DELTA)
     assert found.offsets == pytest.approx([float(p.values.mean()) for p in pilots])
-    assert found.centres == pytest.approx([float(p.predicted.mean()) for p in pilots])
+    assert found.centres == pytest.approx([float(p.predicted.mean()) for p in pilots])  # pyright: ignore
     scales = [a * a / len(s.values) for a, s in zip(alpha, samples, strict=True)]
     moments = [np.cov(p.values, p.predicted, bias=True) for p in pilots]
     both = sum(c * m[0, 1] for c, m in zip(scales, moments, strict=True))
@@ -192,7 +192,7 @@ def test_chosen_constants_are_means_and_the_slope_of_least_variance():
     assert turned.centres == pytest.approx(found.centres)
     lacking = [samples[0], BoundedSample(values=samples[1].values)]
     assert choose_constants(pilots, lacking, alpha, DELTA).slope == 0.0
-    few = [BoundedSample(values=s.values, predicted=s.predicted, unlabelled=s.unlabelled[:2]) for s in samples]
+    few = [BoundedSample(values=s.values, predicted=s.predicted, unlabelled=s.unlabelled[:2]) for s in samples]  # pyright: ignore
     assert weighted_mean(few, alpha, DELTA, choose_constants(pilots, few, alpha, DELTA)).value < 1.0
 
 
@@ -222,12 +222,12 @@ def test_bad_input_is_refused_in_one_line():
         (lambda: weighted_mean([one], (0.5,), DELTA), "alpha"),
         (lambda: weighted_mean([one], (1.0,), 1.0), "delta"),
         (lambda: weighted_mean([one], (1.0,), DELTA, models_looked_at=0), "models looked at"),
-        (lambda: weighted_mean([one], (1.0,), DELTA, side="both"), "side"),
+        (lambda: weighted_mean([one], (1.0,), DELTA, side="both"), "side"),  # pyright: ignore
         (lambda: weighted_mean([one], (1.0,), DELTA, Constants(1.0, (0.0, 0.0))), "constants"),
         (lambda: weighted_mean([one], (1.0,), DELTA, Constants(1.0, (0.0,), 0.5)), "slope l"),
         (lambda: weighted_mean([full], (1.0,), DELTA, Constants(1.0, (0.0,), 1.0)), "can be negative"),
         (lambda: choose_constants([one], [one, one], (0.5, 0.5), DELTA), "pilots"),
-        (lambda: choose_constants([one], [one], (1.0,), DELTA, side="both"), "side"),
+        (lambda: choose_constants([one], [one], (1.0,), DELTA, side="both"), "side"),  # pyright: ignore
     ):
         with pytest.raises(InputError, match=words):
             call()
