@@ -163,9 +163,10 @@ def sentence(view: View, part: Diagnosis) -> str:
     index = part.tasks.index(worst)
     expert = part.hurt_most_by(index)
     if expert is not None:
-        gain, n = points(part.without[expert].tasks[index]), part.examples[index]
-        text += f"; the expert that hurts it most is {view.tasks[expert]}: without it {gain} points"
-        text += f" ({n} {part.split} examples)"
+        gain, n = part.without[expert].tasks[index], part.examples[index]
+        text += f"; the expert that hurts it most is {view.tasks[expert]}: without it {points(gain)} points"
+        text += f" ({n} {part.split} examples"
+        text += ")" if gain.value >= 2 * gain.stderr else ", less than two standard errors)"
     elif part.without:
         text += f"; leaving out no expert helps it ({part.examples[index]} {part.split} examples)"
     return text + "."
