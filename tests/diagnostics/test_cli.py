@@ -144,7 +144,7 @@ def ended(command, *arguments):
 
 
 NAMES = [
-    *("merge", "compare", "list", "suite", "convert", "export", "report"),
+    *("merge", "compare", "list", "suite", "edit", "convert", "export", "report"),
     *("reproduce", "sweep", "ablation", "study", "benchmark", "selfcheck"),
 ]
 
