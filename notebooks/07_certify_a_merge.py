@@ -98,7 +98,7 @@ truth = float(np.mean(error))
 # ## From labels and without
 #
 # The number of errors among $n_t$ i.i.d. images is binomial, so samples of any size are cheap. With labels: one
-# certificate per task (Clopper–Pearson at $\delta/T$), or one for all (kl, pooled). Without labels of the student's
+# certificate per task (Clopper–Pearson at $\delta/T$), or one for all (pooled, (13)). Without labels of the student's
 # own: (11) also pays for $2T$ statements, and cannot get below the experts' error plus the disagreement.
 
 
