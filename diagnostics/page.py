@@ -20,7 +20,7 @@ from diagnostics.work.cache import Cache
 from diagnostics.work.pieces import Keeper, Pieces
 
 _FOLDER = Path(__file__).parent / "templates"
-_NUMBERS = (numbers.number, numbers.estimate, numbers.percent, numbers.signed, numbers.fixed)
+_NUMBERS = (numbers.number, numbers.estimate, numbers.percent, numbers.percents, numbers.signed, numbers.fixed)
 
 
 def draw(report: Report, cache: Cache, workers: int = 1) -> dict[str, Drawing]:

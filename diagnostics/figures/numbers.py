@@ -39,3 +39,8 @@ def estimate(value: Estimate) -> str:
     """Return a value and, if it has one, its standard error, as the page writes them."""
     text = f"{value.value:.3f}".replace("-", "−")
     return f"{text} ± {value.stderr:.3f}" if value.stderr else text
+
+
+def percents(value: Estimate | None) -> str:
+    """Return a rate with its standard error in per cent; a dash for none."""
+    return "–" if value is None else f"{100 * value.value:.1f} ± {100 * value.stderr:.1f}"

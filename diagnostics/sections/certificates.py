@@ -84,9 +84,9 @@ class CertificateSection:
 
 def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
     """Certify. Status: certified; the comparison with the test split is exact for it."""
+    workspace.check_labels("validation", "certificates")
+    workspace.check_labels("test", "certificates, which are shown beside the test error")
     teachers, merged = workspace.teachers(), workspace.merged(subject)
-    if any(t["validation_labels"] is None for t in teachers):
-        workspace.check_splits("validation", "certificates")
     labels = [t["validation_labels"] for t in teachers]
     wrong = [int((m["validation"].argmax(1) != y).sum()) for m, y in zip(merged, labels, strict=True)]
     sizes = [len(y) for y in labels]

@@ -13,6 +13,7 @@ from diagnostics.sections import (
     entk,
     flatness,
     heterogeneity,
+    label_free,
     sweep,
 )
 from diagnostics.sections.base import Section
@@ -24,6 +25,7 @@ SECTIONS: Mapping[str, Section[Any]] = {
     "flatness": flatness.SECTION,
     "entk": entk.SECTION,
     "distillation": distillation.SECTION,
+    "label_free": label_free.SECTION,
     "certificates": certificates.SECTION,
     "sweep": sweep.SECTION,
 }
