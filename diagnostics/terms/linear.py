@@ -90,8 +90,8 @@ def products(
     kernel: int,
     train: int,
     seed: int,
-) -> dict[str, Tensor | None]:
-    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``, labels None where none are.
+) -> dict[str, Tensor]:
+    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``, and labels where it has some.
 
     Args:
         task: the task.
@@ -114,8 +114,8 @@ def products(
         "scores0": scores0.double().cpu(),
         "tangents": tangents.double().cpu(),
         "train_scores": (train0 + own_tangent[0]).double().cpu(),
-        "train_labels": None if sample.labels is None else sample.labels.cpu(),
         "train_trace": traced.values.double().cpu(),
+        **({} if sample.labels is None else {"train_labels": sample.labels.cpu()}),
     }
 
 

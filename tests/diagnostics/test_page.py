@@ -93,7 +93,7 @@ def test_sections_come_in_the_promised_order(page):
 def test_figures_use_the_pages_ink_and_files_are_black_on_white(page, folder):
     for colour in (INK, FAINT, PAPER):
         assert colour not in page
-    assert page.count("<svg") == 15  # 8 a merge, but one cross-risk
+    assert page.count("<svg") == 17  # 9 a merge, but one cross-risk
     files = sorted((folder / "r" / "figures").glob("*.svg"))
     assert len(files) == 15
     assert len(list((folder / "r" / "figures").glob("*.png"))) == 15
