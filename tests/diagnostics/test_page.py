@@ -95,8 +95,8 @@ def test_figures_use_the_pages_ink_and_files_are_black_on_white(page, folder):
         assert colour not in page
     assert page.count("<svg") == 17  # 9 a merge, but one cross-risk
     files = sorted((folder / "r" / "figures").glob("*.svg"))
-    assert len(files) == 15
-    assert len(list((folder / "r" / "figures").glob("*.png"))) == 15
+    assert len(files) == 17
+    assert len(list((folder / "r" / "figures").glob("*.png"))) == 17
     for path in files:
         root = ET.parse(path).getroot()
         assert root.get("width", "").endswith("pt")
