@@ -57,6 +57,29 @@ def kl(p_scores: Tensor, q_scores: Tensor, temperature: float = 1.0) -> Tensor:
     return scores.kl(p, q).clamp_min(0.0)
 
 
+def error_by_teacher(p_scores: Tensor, q_scores: Tensor) -> Tensor:
+    """Return 1 - p(k), k = argmax q: how probable the teacher holds it that the student's label is wrong, per example.
+
+    Its mean is the student's 0-1 error if the labels given x are distributed as the teacher says. In general it misses
+    the error by E[P(y = k | x) - p(k | x)], the teacher's error of calibration at the student's labels: an estimate of
+    the error that rests on the teacher, neither a bound on it nor a certificate.
+
+    Args:
+        p_scores: [N, C] finite scores of the teacher.
+        q_scores: [N, C] finite scores of the student.
+
+    Returns:
+        [N] float64 in [0, 1].
+
+    Raises:
+        InputError: shapes differ, non-finite scores, empty.
+
+    Status: exact given the scores; as the student's error assumed.
+    """
+    p, q = _log_probabilities(p_scores, q_scores, 1.0)
+    return -p.gather(1, q.argmax(dim=1, keepdim=True))[:, 0].expm1()
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of the ladder: a value per task and in total (alpha-weighted, Jensen across tasks)."""

@@ -61,6 +61,8 @@ class Settings:
     """Probability with which a bound may fail."""
     seed: int = 0
     """Seed of subsamples and draws."""
+    labels: bool = True
+    """Look at labels; --no-labels: at inputs and experts alone, and say what cannot be said so."""
 
     def __post_init__(self) -> None:
         least: Mapping[str, int] = {

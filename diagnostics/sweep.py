@@ -52,6 +52,7 @@ class SweepSettings(Settings):
     hessian: _Unused = Settings.hessian
     gibbs_draws: _Unused = Settings.gibbs_draws
     resamples: _Unused = Settings.resamples
+    labels: Annotated[bool, tyro.conf.Fixed, tyro.conf.Suppress] = Settings.labels
 
 
 FILES = ("sweep.csv", "sweep.json")

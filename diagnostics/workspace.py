@@ -35,7 +35,7 @@ from merging.matching import check_match
 from merging.params import combine, partition, subtract
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task import Split, Task, check_splits, score_task
+from merging.task import Split, Task, check_splits, refuse_unlabelled, score_task
 from merging.task_vectors import TaskVectors
 
 
@@ -117,13 +117,14 @@ class Workspace:
         """Hash of what the suite is: its files, or, unless it is made of files alone, its content."""
         artifact = self.subjects[0].artifact
         if self.made_of_files:
-            return digest("files", artifact.suite, artifact.sources)
+            bare = () if self.plain_settings.labels else ("without labels",)  # what rests on labels is another thing
+            return digest("files", artifact.suite, artifact.sources, *bare)
         return digest("content", self.loaded.content)
 
     @cached_property
     def loaded(self) -> Suite:
         """The suite where it was loaded, on the CPU, with every artifact checked against it: merges are made there."""
-        suite = self.load()
+        suite = self.load() if self.plain_settings.labels else self.load().without_labels()
         for subject in self.subjects:
             check_match(suite, subject.artifact)
         return suite
@@ -173,10 +174,23 @@ class Workspace:
         """
         check_splits(self.suite.tasks, {split}, what)
 
+    def check_labels(self, split: Split, what: str) -> None:
+        """Check that every task has a split with labels, which ``what`` needs; a suite whose facts are kept stays away.
+
+        Raises:
+            InputError: one has not, or no label is to be looked at.
+        """
+        for name, fact in zip(self.names, self.facts(), strict=True):
+            if split not in fact["sizes"]:
+                self.check_splits(split, what)
+            if split not in fact["labelled"]:
+                unread = "report without --no-labels, or leave the section out"
+                refuse_unlabelled(name, split, what, *([] if self.settings.labels else [unread]))
+
     # What no merge can change ----------------------------------------------------------------------------------------
 
     def facts(self) -> list[Mapping[str, Any]]:
-        """Per task: labels of test and validation, number of classes, split sizes."""
+        """Per task: labels of test and validation (None: there are none), classes, split sizes, labelled splits."""
         return self.pieces(Pieces("facts", (), self._facts, len(self.names)), "labels")
 
     def _facts(self, index: int) -> Mapping[str, Any]:
@@ -184,6 +198,7 @@ class Workspace:
         return {
             "test_labels": _labels(task.test),
             "validation_labels": _labels(task.validation) if "validation" in task.splits else None,
+            "labelled": [split for split in task.splits if getattr(task, split).labels is not None],
             "classes": len(task.class_names),
             "learned_head": task.name in self.suite.learned_heads,
             "sizes": {split: len(getattr(task, split)) for split in task.splits},
@@ -256,6 +271,7 @@ class Workspace:
     @made_once
     def experts(self) -> ExpertSide:
         """All that (5) knows before a merge is given."""
+        self._check_bound()
         settings, vectors, count = self.settings, self.vectors, len(self.names)
         pieces, kernels = self.gather(self._linearisation(), "linearising at θ_0")
         worlds = [
@@ -289,10 +305,19 @@ class Workspace:
             trivial_risk=self.trivial_risk,
         )
 
+    def _check_bound(self) -> None:
+        self.check_labels("train", "bound (5), which rests on the experts' own samples")
+        self.check_labels("test", "bound (5), whose terms are measured on held-out examples")
+
+    def traces(self) -> list[Tensor]:
+        """Per task: tr K_b(x, x) [M, B] of training examples, per block; no labels."""
+        products, _ = self._linearisation()
+        return [piece["train_trace"] for piece in self.pieces(products, "linearising at θ_0")]
+
     def _linearisation(self) -> list[Pieces]:
         """Return the linearised tasks: Jacobian products, and kernels in PARTS parts, which take longest."""
         settings, count = self.settings, len(self.names)
-        self.check_splits("train", "bound (5), which rests on the experts' own samples")
+        self.check_splits("train", "the linearised experts, which rest on their own samples")
 
         def products(index: int) -> Mapping[str, Any]:
             return linear_world.products(
@@ -330,10 +355,11 @@ class Workspace:
         )
         train = linear_world.subsample(tasks[index].train, settings.train, settings.seed)
         own = _scores(tasks[index], self.vectors.expert(index), train, "train", "expert")
+        assert train.labels is not None, "checked before anything was drawn"
         return {
             "scores": [drawn.scores[i][index] for i in range(count)],
             "gradients": drawn.gradients[index],
-            "own": linear_world.losses(own, _labels(train)),
+            "own": linear_world.losses(own, train.labels.cpu()),
         }
 
     # What belongs to one merge ---------------------------------------------------------------------------------------
@@ -368,6 +394,7 @@ class Workspace:
             scores, tangents = network_world.along(task, theta, inputs, self.centre)
             return {"scores": scores, "tangents": tangents}
 
+        self._check_bound()
         displacement = self.displacement(subject)
         *_, at, along = self.gather(
             [
@@ -390,6 +417,5 @@ def _scores(task: Task, params: Params, sample: Sample, split: Split, model: str
     return score_task(task, params, sample.inputs, split, model).double().cpu()
 
 
-def _labels(sample: Sample) -> Tensor:
-    assert sample.labels is not None
-    return sample.labels.cpu()
+def _labels(sample: Sample) -> Tensor | None:
+    return None if sample.labels is None else sample.labels.cpu()

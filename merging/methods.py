@@ -17,7 +17,7 @@ from merging.execution import Execution
 from merging.rows import Method, Progress, silent
 from merging.selection import Part, Selection
 from merging.suites import Suite
-from merging.task import Task, check_splits, check_tasks, handed
+from merging.task import Task, check_labels, check_tasks, handed
 from merging.task_vectors import TaskVectors
 
 METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
@@ -75,7 +75,7 @@ def merge(
     needs = row.needs_of(chosen) | selection.needs(list(task_vectors.base))
     if tasks or needs:
         check_tasks(task_vectors.names, tasks)
-        check_splits(tasks, needs, f"method {method}")
+        check_labels(tasks, needs, f"method {method}")
     seed = settings.get("seed", getattr(chosen, "seed", None))
     started = time.perf_counter()
     if not row.executes:

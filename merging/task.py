@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -26,12 +26,13 @@ class Task:
     ``forward`` maps (θ, inputs) to scores [N, C] with the task's head inside, C = ``len(class_names)`` >= 2;
     ``train`` is S_t, the sample the expert was fine-tuned on; ``calibration`` has no labels; ``validation`` chooses,
     ``test`` reports. All but ``test`` may be None: whatever asks for such a split is refused, and ``splits`` names
-    those that are there. Splits are disjoint (a suite checks it). Labels of any kind of integer become int64 [N];
-    inputs in half precision become float32, like every weight that a merge computes with.
+    those that are there. A split may have no labels: whatever needs them is refused (:func:`labels_of`). Splits are
+    disjoint (a suite checks it). Labels of any kind of integer become int64 [N]; inputs in half precision become
+    float32, like every weight that a merge computes with.
 
     Raises:
         InputError: fewer than two classes (a task of one class is always right), class names that are not distinct, an
-            empty split, a labelled calibration split, labels that are missing, no integers or out of range.
+            empty split, a labelled calibration split, labels that are no integers or out of range.
     """
 
     name: str
@@ -53,9 +54,7 @@ class Task:
             if sample is not None:
                 object.__setattr__(self, split, self._checked(split, sample))
             elif split == "test":
-                refuse(
-                    f"task {self.name!r}, split test", expected="a sample", got="none", cure="give it labelled examples"
-                )
+                refuse(f"task {self.name!r}, split test", expected="a sample", got="none", cure="give it examples")
             else:
                 object.__delattr__(self, split)  # so that asking for it comes to __getattr__
 
@@ -84,14 +83,10 @@ class Task:
         what = f"task {self.name!r}, split {split}"
         if len(sample) == 0:
             refuse(what, expected="at least one example", got="none", cure="give every split examples")
-        if split == "calibration":
-            if sample.labels is not None:
-                refuse(what, expected="no labels", got="labels", cure="pass Sample(inputs)")
-            labels = None
-        elif sample.labels is None:
-            refuse(what, expected="labels", got="none", cure="pass Sample(inputs, labels)")
-        else:
-            labels = class_indices(sample.labels, len(sample), len(self.class_names), what)
+        if split == "calibration" and sample.labels is not None:
+            refuse(what, expected="no labels", got="labels", cure="pass Sample(inputs)")
+        given = sample.labels
+        labels = None if given is None else class_indices(given, len(sample), len(self.class_names), what)
         inputs = _widened(sample.inputs)
         return sample if inputs is sample.inputs and labels is sample.labels else Sample(inputs, labels)
 
@@ -134,6 +129,39 @@ def check_splits(tasks: Sequence[Task], splits: AbstractSet[Split], what: str) -
                     got=f"none in task {task.name!r}",
                     cure=f"give the task a {split} split, or do without",
                 )
+
+
+def labels_of(task: Task, split: Split, what: str) -> Tensor:
+    """Return the labels [N] of a task's split, which ``what`` needs.
+
+    Raises:
+        InputError: the split has none, or is not there.
+    """
+    sample: Sample = getattr(task, split)
+    if sample.labels is None:
+        refuse_unlabelled(task.name, split, what)
+    return sample.labels
+
+
+def refuse_unlabelled(task: str, split: str, what: str, cure: str = "give the split labels, or do without") -> NoReturn:
+    """Refuse what needs the labels of a split that has none.
+
+    Raises:
+        InputError: always.
+    """
+    refuse(what, expected=f"the labels of split {split} of every task", got=f"none in task {task!r}", cure=cure)
+
+
+def check_labels(tasks: Sequence[Task], splits: AbstractSet[Split], what: str) -> None:
+    """Check that every task has the splits that ``what`` needs, all but calibration with labels.
+
+    Raises:
+        InputError: one lacks one, or its labels.
+    """
+    check_splits(tasks, splits, what)
+    for task in tasks:
+        for split in sorted(splits - {"calibration"}):
+            labels_of(task, split, what)
 
 
 def check_tasks(names: Sequence[str], tasks: Sequence[Task]) -> None:
@@ -224,6 +252,6 @@ def mean_accuracy(tasks: Sequence[Task], params: Params, split: Split, model: st
     values = []
     for task in tasks:
         sample: Sample = getattr(task, split)
-        assert sample.labels is not None
-        values.append(accuracy(score_task(task, params, sample.inputs, split, model), sample.labels))
+        labels = labels_of(task, split, f"accuracy of the {model} model")
+        values.append(accuracy(score_task(task, params, sample.inputs, split, model), labels))
     return sum(values) / len(values)

@@ -52,6 +52,8 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def percent_estimate(value: Estimate, digits: int = 1) -> str:
-    """Return a rate in per cent with its standard error."""
+def percent_estimate(value: Estimate | None, digits: int = 1) -> str:
+    """Return a rate in per cent with its standard error; a dash for none."""
+    if value is None:
+        return "–"
     return f"{100 * value.value:.{digits}f} ± {100 * value.stderr:.{digits}f}".replace("-", "−")

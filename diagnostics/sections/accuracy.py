@@ -29,6 +29,7 @@ class Accuracy:
 
 def compute(workspace: Workspace, subject: Subject) -> Accuracy:
     """Score the three models. Exact for the split; estimates of the task's risk with its sampling error."""
+    workspace.check_labels("test", "accuracy")
     rows, risks, errors = [], [], []
     for name, teacher, merged in zip(workspace.names, workspace.teachers(), workspace.merged(subject), strict=True):
         labels = teacher["test_labels"]

@@ -106,8 +106,8 @@ class CertificateSection:
 
 def compute(workspace: Workspace, subject: Subject) -> CertificateSection:
     """Certify. Status: certified; the comparison with the test split is exact for it."""
-    if any(t["validation_labels"] is None for t in workspace.teachers()):
-        workspace.check_splits("validation", "certificates")
+    workspace.check_labels("validation", "certificates")
+    workspace.check_labels("test", "certificates, which are shown beside the test error")
     evidence = gathered(workspace, subject)
     looks, use = validation_use(subject)
     models = (looks or 0) * workspace.models_looked_at

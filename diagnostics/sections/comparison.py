@@ -55,6 +55,7 @@ def compute(workspace: Workspace) -> Comparison:
 
     Bounds share the experts' side, so that their difference is that of the gap, the gain and ε⁺ alone.
     """
+    workspace.check_labels("test", "the comparison")
     subjects, settings = workspace.subjects, workspace.settings
     tables = [_per_example(workspace, subject) for subject in subjects]
     differences = []

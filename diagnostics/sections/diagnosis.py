@@ -47,6 +47,7 @@ WITHOUT, OTHER, ADVICE = "leaving out an expert", "another method", "what to try
 
 def compute(workspace: Workspace, subject: Subject) -> Diagnosis:
     """Test the tasks, leave out what can be left out, and measure what might be better. Estimated; geometry exact."""
+    workspace.check_labels("test", "the diagnosis")
     settings, names, missing = workspace.settings, workspace.names, dict[str, str]()
     groups = layer_groups(workspace.blocks, workspace.displacement(subject))
     out = [Trial(examples=settings.left_out, edit=Edit(without=(name,))) for name in names]

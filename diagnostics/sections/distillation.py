@@ -68,10 +68,10 @@ def table(view: View, part: DistillationSection) -> Table:
     table = Table(
         title=plain(f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most", "table.title")
     )
-    rungs = (*part.rungs, part.divergence, part.disagreement)
+    rungs = part.rungs  # KL and disagreement are in the table of what is known without labels
     table.add_column("task")
     for rung in rungs:
-        table.add_column(rung.name if rung is not part.divergence else "KL (nats)", justify="right")
+        table.add_column(rung.name, justify="right")
     for index, name in enumerate(view.tasks):
         table.add_row(plain(name), *(shown(rung.per_task[index]) for rung in rungs))
     table.add_section()

@@ -48,7 +48,7 @@ def compute(workspace: Workspace, subject: Subject) -> KernelSection:
         [grams(workspace, "θ_0", workspace.vectors.base), grams(workspace, subject.key, weights)],
         f"{subject.label}: eNTK",
     )
-    traces = [world.train_trace for world in workspace.experts.worlds]
+    traces = workspace.traces()
     return KernelSection(
         blocks=tuple(workspace.blocks),
         trace=tuple(tuple(trace.mean(dim=0).tolist()) for trace in traces),

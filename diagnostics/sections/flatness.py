@@ -58,6 +58,7 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
         top_eigenvalue,
     )
 
+    workspace.check_labels("test", "flatness of the risk")
     settings, count = workspace.settings, len(workspace.names)
 
     def few(index: int) -> tuple[Forward, Params, Sample]:

@@ -31,7 +31,7 @@ from diagnostics.subject import Subject
 from diagnostics.work.cache import digest_params
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
-from merging.task import Task, described
+from merging.task import Task, described, labels_of
 from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 
 CHUNKS = 4
@@ -178,7 +178,7 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
     task, lam = workspace.suite.tasks[piece // CHUNKS], subject.artifact.coefficients
     sample = task.validation
     assert lam is not None
-    assert sample.labels is not None
+    labels = labels_of(task, "validation", "certificate (10)").cpu()
     lam = lam.detach()
     blocks = coefficient_blocks(workspace.vectors, lam, subject.artifact.blocks)
     posterior = digest_params({"coefficients": lam.cpu()})
@@ -193,7 +193,7 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
             thetas = merged_draws(workspace.vectors, (lam.cpu() + scale * noise).to(workspace.device), blocks)
             scores = vmap_or_loop(partial(_one, task), thetas, take(sample.inputs, chosen.to(workspace.device)))
             check_scores(scores, len(chosen), len(task.class_names), described(task.name, "validation", "randomised"))
-            wrong.append(scores.argmax(dim=1).cpu() != sample.labels.cpu()[chosen])
+            wrong.append(scores.argmax(dim=1).cpu() != labels[chosen])
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
 
 

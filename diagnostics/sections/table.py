@@ -14,6 +14,7 @@ from diagnostics.sections import (
     entk,
     flatness,
     heterogeneity,
+    label_free,
     ledger,
     sweep,
 )
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, Section[Any]] = {
     "flatness": flatness.SECTION,
     "entk": entk.SECTION,
     "distillation": distillation.SECTION,
+    "label_free": label_free.SECTION,
     "certificates": certificates.SECTION,
     "sweep": sweep.SECTION,
 }

@@ -41,7 +41,7 @@ class LinearTask:
     @property
     def labels(self) -> Tensor:
         """Labels of the held-out examples [N], on the CPU like everything measured."""
-        assert self.held_out.labels is not None
+        assert self.held_out.labels is not None, "the workspace asks for labels before it makes a world"
         return self.held_out.labels.cpu()
 
     def towards(self, tangents: Tensor) -> LinearTask:
@@ -91,7 +91,7 @@ def products(
     train: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``.
+    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``, and labels where it has some.
 
     Args:
         task: the task.
@@ -110,13 +110,12 @@ def products(
     for split, scores, size in (("test", scores0, len(test)), ("train", train0, len(sample))):
         check_scores(scores, size, len(task.class_names), described(task.name, split, "pretrained"))
     traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
-    assert sample.labels is not None
     return {
         "scores0": scores0.double().cpu(),
         "tangents": tangents.double().cpu(),
         "train_scores": (train0 + own_tangent[0]).double().cpu(),
-        "train_labels": sample.labels.cpu(),
         "train_trace": traced.values.double().cpu(),
+        **({} if sample.labels is None else {"train_labels": sample.labels.cpu()}),
     }
 
 

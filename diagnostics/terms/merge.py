@@ -98,11 +98,15 @@ def transfer_terms(
     worlds: Sequence[LinearTask], network: NetworkAtPoint, scale: float, alpha: Sequence[float]
 ) -> Transfer:
     """Transfer error and residual at θ_0 + scale · (θ_m - θ_0); no labels are used."""
-    centred = [
-        [part - part.mean(dim=1, keepdim=True) for part in parts]
-        for parts in (network.scores, [w.scores(-1, scale) for w in worlds], [w.scores0 for w in worlds])
-    ]
-    errors = [transfer_error(f, w.scores(-1, scale)) for f, w in zip(network.scores, worlds, strict=True)]
+    return transfer(network.scores, [w.scores(-1, scale) for w in worlds], [w.scores0 for w in worlds], alpha)
+
+
+def transfer(
+    scores: Sequence[Tensor], linear: Sequence[Tensor], base: Sequence[Tensor], alpha: Sequence[float]
+) -> Transfer:
+    """Transfer error and residual of f, f^lin and f_0, from their scores [N_i, C_i] of every task; no labels."""
+    centred = [[part - part.mean(dim=1, keepdim=True) for part in parts] for parts in (scores, linear, base)]
+    errors = [transfer_error(f, lin) for f, lin in zip(scores, linear, strict=True)]
     flat = [torch.cat([part.flatten() for part in parts]).unsqueeze(0) for parts in centred]
     return Transfer(
         average([e.positive for e in errors], alpha),

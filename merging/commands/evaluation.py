@@ -12,7 +12,7 @@ from torch import Tensor
 from bounds.types import Params
 from merging.commands.terminal import plain
 from merging.suites import Suite
-from merging.task import accuracy, cross_entropy, score_task
+from merging.task import accuracy, cross_entropy, labels_of, score_task
 
 MODELS = ("pretrained", "expert", "merged")
 
@@ -38,11 +38,13 @@ def evaluate(
     """Score every task's test split with its three models; return the figures and, per task, model -> scores [N, C].
 
     Exact figures of the test split; as estimates of the task's risk they have the split's sampling error.
+
+    Raises:
+        InputError: a test split without labels.
     """
     rows, scores = [], []
     for index, task in track(list(enumerate(suite.tasks)), "test accuracy"):
-        labels = task.test.labels
-        assert labels is not None
+        labels = labels_of(task, "test", "test accuracy")
         models = dict(zip(MODELS, (suite.task_vectors.base, suite.task_vectors.expert(index), merged), strict=True))
         by_model = {name: score_task(task, params, task.test.inputs, "test", name) for name, params in models.items()}
         rows.append(

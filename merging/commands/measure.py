@@ -30,7 +30,7 @@ from merging.execution import Execution
 from merging.methods import METHODS, find, merge
 from merging.params import norm, subtract
 from merging.suites import Suite
-from merging.task import Task, accuracy, cross_entropy, kl, score_task
+from merging.task import Task, accuracy, cross_entropy, kl, labels_of, score_task
 
 REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
     "pretrained": lambda suite, index: suite.task_vectors.base,
@@ -201,8 +201,7 @@ def _figures(
     figures: dict[str, Any] = {"accuracy": [], "correct": [], "cross_entropy": [], "kl": []}
     teachers = expert_scores(suite, moved, device, kept)
     for index, (task, teacher) in enumerate(zip(suite.tasks, teachers, strict=True)):
-        labels = task.test.labels
-        assert labels is not None
+        labels = labels_of(task, "test", "test accuracy")
         known = model == "experts"
         scores = teacher if known else score_task(moved(task), weights(index), task.test.inputs, "test", model)
         figures["accuracy"].append(accuracy(scores, labels))

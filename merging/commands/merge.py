@@ -206,7 +206,10 @@ def _idle(settings: Any, arguments: Sequence[str]) -> list[str]:
 
 def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
     output = console()
-    if command.table:
+    if command.table and suite.unlabelled_tasks:
+        said = f"no labels of the test split in {', '.join(suite.unlabelled_tasks)}: no table of accuracies"
+        output.print(plain(f"{said}; mergebound report says what is known without labels"), soft_wrap=True)
+    elif command.table:
         output.print(accuracy_table(evaluate(suite, artifact.merged, track)[0], f"{artifact.method} on {suite.name}"))
     for name, said in suite.notes.items():
         output.print(plain(f"{name}: {said}"), soft_wrap=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.autodiff import check_params
 from bounds.scores import log_probabilities
-from bounds.types import Params, Sample, meant, refuse
+from bounds.types import Params, meant, refuse
 from merging import suites
 from merging.commands.fetch import fetch
 from merging.commands.options import options
@@ -82,11 +82,11 @@ def init(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was found of one task: figures, and what a reader should look at."""
+    """What was found of one task: figures, and what a reader should look at; no accuracy where there are no labels."""
 
     task: str
-    pretrained: float
-    expert: float
+    pretrained: float | None
+    expert: float | None
     spread: float
     entropy: float
     distance: float
@@ -125,7 +125,6 @@ def probe(suite: Suite, index: int, examples: int) -> Probe:
     check_params(expert, vectors.base, what=f"expert {task.name!r}")
     sample = task.test.take(slice(examples))
     labels = sample.labels
-    assert labels is not None
     base, own = (score_task(task, params, sample.inputs, "test", name)
                  for params, name in ((vectors.base, "pretrained"), (expert, "expert")))  # fmt: skip
     again = score_task(task, expert, sample.inputs, "test", "expert")
@@ -134,11 +133,11 @@ def probe(suite: Suite, index: int, examples: int) -> Probe:
         refuse(f"scores of task {task.name!r}", expected="the same numbers twice", got=got, cure=cure)
     log_p = log_probabilities(own.double())
     entropy = float(-(log_p.exp() * log_p).sum(1).mean()) / float(torch.tensor(float(own.shape[1])).log())
-    figures = {"pretrained": accuracy(base, labels), "expert": accuracy(own, labels)}
+    figures = {} if labels is None else {"pretrained": accuracy(base, labels), "expert": accuracy(own, labels)}
     return Probe(
         task=task.name,
-        pretrained=figures["pretrained"],
-        expert=figures["expert"],
+        pretrained=figures.get("pretrained"),
+        expert=figures.get("expert"),
         spread=float(own.double().std(dim=1).mean()),
         entropy=entropy,
         distance=sum(float((expert[n].double() - vectors.base[n].double()).square().sum()) for n in expert) ** 0.5,
@@ -154,12 +153,29 @@ def _warnings(
     figures: Mapping[str, float],
     entropy: float,
     scores: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     expert: Params,
     base: Params,
 ) -> list[str]:
-    majority = float(labels.bincount().max()) / len(labels)
     tests: Mapping[str, bool] = {
+        **({} if labels is None else _labelled_tests(figures, entropy, labels)),
+        "its scores are larger than 1000: is a logit scale applied twice?": float(scores.abs().max()) > 1000,
+        "its expert's weights are the pretrained ones": all(torch.equal(expert[n], base[n]) for n in expert),
+    }
+    found = [text for text, holds in tests.items() if holds]
+    if absent := _absent(task.test.labels, len(task.class_names)):
+        found.append(f"classes without a test example: {absent}")
+    unlabelled = [s for s in task.splits if s != "calibration" and getattr(task, s).labels is None]
+    lacking = [split for split in ("train", "calibration", "validation") if split not in task.splits]
+    for kind, splits in (("labels in", unlabelled), ("split", lacking)):
+        if splits:
+            found.append(f"no {kind} {' or '.join(splits)}: what needs it will say so")
+    return found
+
+
+def _labelled_tests(figures: Mapping[str, float], entropy: float, labels: Tensor) -> dict[str, bool]:
+    majority = float(labels.bincount().max()) / len(labels)
+    return {
         f"its expert is no better than the pretrained model: {_CAUSES}": figures["expert"] <= figures["pretrained"],
         f"its expert is no better than the largest class ({100 * majority:.1f} %): {_CAUSES}": (
             figures["expert"] <= majority
@@ -167,20 +183,11 @@ def _warnings(
         "its expert's probabilities are nearly uniform although it is right: is the logit scale in the head?": (
             entropy > 0.95 and figures["expert"] > majority + 0.1
         ),
-        "its scores are larger than 1000: is a logit scale applied twice?": float(scores.abs().max()) > 1000,
-        "its expert's weights are the pretrained ones": all(torch.equal(expert[n], base[n]) for n in expert),
-        f"classes without a test example: {_absent(task.test, len(task.class_names))}": bool(
-            _absent(task.test, len(task.class_names))
-        ),
     }
-    lacking = [split for split in ("train", "calibration", "validation") if split not in task.splits]
-    found = [text for text, holds in tests.items() if holds]
-    return [*found, *([f"no split {' or '.join(lacking)}: what needs it will say so"] if lacking else [])]
 
 
-def _absent(sample: Sample, classes: int) -> list[int]:
-    assert sample.labels is not None
-    present = set(sample.labels.tolist())
+def _absent(labels: Tensor | None, classes: int) -> list[int]:
+    present = set(range(classes) if labels is None else labels.tolist())
     return [c for c in range(classes) if c not in present][:5]
 
 
@@ -193,7 +200,7 @@ def table(suite: Suite, probes: Sequence[Probe]) -> Table:
         result.add_column(column)
     for task, found in zip(suite.tasks, probes, strict=True):
         sizes = " ".join(f"{split} {len(getattr(task, split))}" for split in task.splits)
-        figures = (f"{100 * found.pretrained:.1f}", f"{100 * found.expert:.1f}")
+        figures = ("–" if value is None else f"{100 * value:.1f}" for value in (found.pretrained, found.expert))
         rest = (f"{found.spread:.3g}", f"{found.entropy:.2f}", f"{found.distance:.3g}")
         result.add_row(plain(task.name), str(len(task.class_names)), sizes, *figures, *rest)
     return result

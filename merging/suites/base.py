@@ -8,14 +8,14 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bounds.types import Inputs, leaves, refuse
+from bounds.types import Inputs, Sample, leaves, refuse
 from merging import records
 from merging.models import Network, TaskHead
 from merging.named import is_named
@@ -91,6 +91,20 @@ class Suite:
     def fingerprint(self) -> Tensor | None:
         """What an artifact keeps to recognise the suite by, where its files do not say it all."""
         return None if self.made_of_files else fingerprint(self.task_vectors, tuple(self.tasks))
+
+    @property
+    def unlabelled_tasks(self) -> tuple[str, ...]:
+        """The tasks whose test split has no labels."""
+        return tuple(task.name for task in self.tasks if task.test.labels is None)
+
+    def without_labels(self) -> Suite:
+        """Return the suite with the inputs of every split and no label; labels are not looked at, nor inputs again."""
+        bare = object.__new__(Suite)
+        for part in fields(self):
+            object.__setattr__(bare, part.name, getattr(self, part.name))
+        tasks = [t.changed(**{split: Sample(getattr(t, split).inputs) for split in t.splits}) for t in self.tasks]
+        object.__setattr__(bare, "tasks", tasks)
+        return bare
 
     def found_by(self, origin: str) -> Suite:
         """Return the suite with its ``origin``; its examples are not compared again."""

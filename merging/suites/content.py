@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,25 +55,38 @@ def _few_scores(task: Task, params: Params) -> Tensor:
 def fingerprint(vectors: TaskVectors, tasks: Sequence[Task]) -> Tensor:
     """Return some figures of every task [T, 10]: ‖τ‖, a sum over the test labels, scores of θ_0 and of the expert.
 
-    Scores are those of a few test examples: their mean and the one at the label. Not exact: a suite that is made again
-    elsewhere has the same up to rounding, another expert, head or test split has not, as a rule.
+    Scores are those of a few test examples: their mean and the one at the label. Figures that need labels are NaN where
+    there are none. Not exact: a suite that is made again elsewhere has the same up to rounding, another expert, head or
+    test split has not, as a rule.
     """
     rows = []
     for index, task in enumerate(tasks):
         delta, labels = vectors.deltas[index], task.test.labels
-        assert labels is not None
         size = sum(float(torch.linalg.vector_norm(delta[name], dtype=torch.float64)) ** 2 for name in delta) ** 0.5
-        places = torch.arange(1, len(labels) + 1, device=labels.device)
-        row = [size, float((places * labels).sum())]
+        row = [size, math.nan if labels is None else _place_sum(labels)]
         for params in (vectors.base, vectors.expert(index)):
             scores = _few_scores(task, params).double().cpu()
             scores = torch.cat([scores, scores[:1]])[:FEW]  # of a split with one example, twice
-            at = scores.gather(1, torch.cat([labels.cpu(), labels[:1].cpu()])[:FEW, None])[:, 0]
-            row += [*scores.mean(dim=1).tolist(), *at.tolist()]
+            row += [*scores.mean(dim=1).tolist(), *_at_labels(scores, labels)]
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def _place_sum(labels: Tensor) -> float:
+    """Sum of the labels, each times its place from 1: another order is another sum."""
+    return float((torch.arange(1, len(labels) + 1, device=labels.device) * labels).sum())
+
+
+def _at_labels(scores: Tensor, labels: Tensor | None) -> list[float]:
+    """Return the scores [FEW, C] at the labels of these examples, NaN without labels."""
+    if labels is None:
+        return [math.nan] * FEW
+    return scores.gather(1, torch.cat([labels.cpu(), labels[:1].cpu()])[:FEW, None])[:, 0].tolist()
+
+
 def alike(first: Tensor, second: Tensor) -> bool:
-    """Whether two fingerprints are of one suite, up to rounding."""
-    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-3)
+    """Whether two fingerprints are of one suite, up to rounding; figures that only one of them has are left out."""
+    if first.shape != second.shape:
+        return False
+    both = ~(first.isnan() | second.isnan())
+    return torch.allclose(first[both], second[both], rtol=1e-3, atol=1e-3)

@@ -87,9 +87,7 @@ def suite_from_modules(
         weights[task] = {key: value for key, value in whole.items() if key not in head}
         splits = {split: _sample(task, split, value) for split, value in data[task].items()}
         if "test" not in splits:
-            refuse(
-                f"data of task {task!r}", expected="a split test", got=list(splits), cure="give it labelled examples"
-            )
+            refuse(f"data of task {task!r}", expected="a split test", got=list(splits), cure="give it examples")
         names = (class_names or {}).get(task) or _numbers(forward, theta, splits["test"])
         given: dict[str, Any] = {split: splits.get(split) for split in SPLITS}
         tasks.append(Task(task, forward, names, **given))

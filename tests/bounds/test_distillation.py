@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from bounds.distillation import bretagnolle_huber, kl, ladder, pinsker, total_variation
+from bounds.distillation import bretagnolle_huber, error_by_teacher, kl, ladder, pinsker, total_variation
 from bounds.types import Estimate, InputError
 
 
@@ -87,3 +87,17 @@ def test_refusals():
             ladder(*bad)
     with pytest.raises(InputError):
         ladder([p], [p], (1.0,), cost_bound=0.0)
+
+
+def test_the_teachers_doubt_is_the_error_where_labels_follow_the_teacher():
+    """By enumeration over all labels, and at scores where 1 - exp(log p) would be exactly 0."""
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]], dtype=torch.float64)
+    q = torch.tensor([[0.0, 5.0, 1.0], [0.0, 1.0, 0.0]])
+    error = [
+        sum(float(row[y]) for y in range(3) if y != int(scores.argmax())) for row, scores in zip(p, q, strict=True)
+    ]
+    assert error_by_teacher(p.log(), q).tolist() == pytest.approx(error)
+    sure = error_by_teacher(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    assert float(sure) == pytest.approx(math.exp(-40.0), rel=1e-6)
+    with pytest.raises(InputError, match="scores"):
+        error_by_teacher(p.log(), q[:, :2])

@@ -421,3 +421,21 @@ def test_two_processes_share_the_work_and_report_the_same(tmp_path):
     assert first[1]
     assert second[1]
     assert sorted(first[1] + second[1]) == sorted(everything) == [0, 1, 2]
+
+
+def test_without_labels_the_command_reports_what_is_known_and_keeps_it_apart(tmp_path, capsys):
+    """Also where the same folder holds what was measured with labels."""
+    save(make(toy.build(), "average"), tmp_path / "out.pt")
+    arguments = ["--merged", str(tmp_path / "out.pt"), "--out", str(tmp_path / "report"), *QUICK]
+    names = ["accuracy", "distillation", "label_free"]
+    assert main([*arguments, "--sections", *names]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--no-labels", "--sections", *names]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "what is known without labels" in out
+    assert "accuracy: expected the labels of split test of every task" in out
+    found = read_report(tmp_path / "report" / "report.json")
+    assert found.settings.labels is False
+    assert found.merges[0].accuracy is None
+    assert found.merges[0].label_free.total.test_error is None
+    assert "not certified" in found.verdict[0]

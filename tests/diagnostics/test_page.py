@@ -93,10 +93,10 @@ def test_sections_come_in_the_promised_order(page):
 def test_figures_use_the_pages_ink_and_files_are_black_on_white(page, folder):
     for colour in (INK, FAINT, PAPER):
         assert colour not in page
-    assert page.count("<svg") == 21  # 11 a merge, but one cross-risk, one of task vectors, and of one merge the λ
+    assert page.count("<svg") == 23  # 12 a merge, but one cross-risk, one of task vectors, and of one merge the λ
     files = sorted((folder / "r" / "figures").glob("*.svg"))
-    assert len(files) == 21
-    assert len(list((folder / "r" / "figures").glob("*.png"))) == 21
+    assert len(files) == 23
+    assert len(list((folder / "r" / "figures").glob("*.png"))) == 23
     for path in files:
         root = ET.parse(path).getroot()
         assert root.get("width", "").endswith("pt")

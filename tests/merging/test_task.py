@@ -9,7 +9,7 @@ from bounds.types import InputError, Sample
 from merging import TaskVectors, merge
 from merging.commands.evaluation import evaluate
 from merging.suites import toy
-from merging.task import check_tasks, handed, mean_accuracy, score_task
+from merging.task import check_labels, check_tasks, handed, labels_of, mean_accuracy, score_task
 
 
 @pytest.fixture
@@ -158,3 +158,25 @@ def test_splits_may_be_absent_and_then_cannot_be_asked_for():
         task.changed(test=None)
     with pytest.raises(AttributeError):
         _ = bare.nothing
+
+
+def test_what_needs_labels_that_are_not_there_is_refused_in_one_line(suite):
+    task = suite.tasks[0]
+    bare = task.changed(validation=Sample(task.validation.inputs), test=Sample(task.test.inputs))
+    assert bare.splits == task.splits
+    assert torch.equal(labels_of(task, "test", "this"), task.test.labels)
+    check_labels([bare], {"train", "calibration"}, "this")
+    for ask in (
+        lambda: labels_of(bare, "validation", "this"),
+        lambda: check_labels([task, bare], {"validation", "calibration"}, "this"),
+    ):
+        with pytest.raises(InputError, match=r"^this: expected the labels of split validation.*none in task 'task0'"):
+            ask()
+    part = replace(suite, tasks=[bare, *suite.tasks[1:]])
+    with pytest.raises(InputError, match="method task_arithmetic: expected the labels of split validation"):
+        merge("task_arithmetic", part)
+    with pytest.raises(InputError, match="test accuracy: expected the labels of split test"):
+        evaluate(part, suite.task_vectors.base)
+    with pytest.raises(InputError, match="accuracy of the merged model: expected the labels of split test"):
+        mean_accuracy(part.tasks, suite.task_vectors.base, "test")
+    assert part.unlabelled_tasks == ("task0",)

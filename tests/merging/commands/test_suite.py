@@ -89,3 +89,11 @@ def test_options_of_the_merge_reach_it(tmp_path, monkeypatch, capsys):
     assert content["selection"] == {"only": ["first.*"], "except": [], "running_statistics": "base"}
     assert content["origin"] == "toy"
     assert sys.path, "the working folder was not lost"
+
+
+def test_a_suite_without_labels_is_probed_without_accuracies():
+    found = probe(toy.build().without_labels(), 0, 16)
+    assert found.pretrained is None
+    assert found.expert is None
+    assert found.warnings == ("no labels in train or validation or test: what needs it will say so",)
+    assert found.spread == probe(toy.build(), 0, 16).spread

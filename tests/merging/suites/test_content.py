@@ -62,3 +62,21 @@ def test_rounding_is_no_change_and_files_need_no_fingerprint():
 
 def test_a_suite_of_the_table_is_recognised_by_its_files():
     assert load("toy").fingerprint is not None
+
+
+def test_a_fingerprint_without_labels_knows_the_suite_by_the_rest():
+    suite = toy.build()
+    bare = suite.without_labels()
+    assert all(getattr(task, split).labels is None for task in bare.tasks for split in task.splits)
+    assert bare.tasks[0].train.inputs is suite.tasks[0].train.inputs
+    assert bare.content != suite.content
+    whole, part = suite.fingerprint, bare.fingerprint
+    assert whole is not None
+    assert part is not None
+    assert part.isnan().sum(dim=1).tolist() == [5, 5, 5]
+    assert alike(whole, part)
+    assert alike(part, part)
+    for name, other in others(suite).items():
+        found = other.without_labels().fingerprint
+        assert found is not None
+        assert alike(part, found) == (name == "labels")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from bounds.types import InputError, Sample
+from bounds.types import InputError
 from merging import merge, suite_from_modules
 from merging.task import score_task
 
@@ -107,7 +107,6 @@ def test_what_does_not_fit_is_refused():
         ),
         ((base, {"a": linear(1)}, {"a": {"train": numbers(1)["test"]}}), r"expected a split test; got \['train'\]"),
         ((base, {"a": nn.Linear(3, 2)}, {"a": numbers(1)}), r"expert 'a': expected the parameter names of the base"),
-        ((base, {"a": linear(1)}, {"a": {"test": Sample(torch.zeros(3, 3))}}), r"split test: expected labels"),
     ]
     for arguments, match in wrong:
         with pytest.raises(InputError, match=match):
@@ -123,3 +122,10 @@ def test_what_does_not_fit_is_refused():
         expert.register_buffer("temperature", torch.tensor(value))
     with pytest.raises(InputError, match=r"buffer temperature: expected one value in every model"):
         suite_from_modules(experts[0], {"a": experts[1]}, {"a": numbers(1)})
+
+
+def test_inputs_alone_make_a_suite_that_merges_without_labels():
+    data: Any = {"a": {"test": torch.zeros(3, 3)}}
+    suite = suite_from_modules(linear(0), {"a": linear(1)}, data)
+    assert suite.unlabelled_tasks == ("a",)
+    assert merge("average", suite).fingerprint is not None
