@@ -11,7 +11,9 @@ from merging.commands.compare import parse, read_kept
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-SHIPPED = sorted(path.name for path in RESULTS.iterdir() if path.name in suites.SUITES)
+SHIPPED = sorted(
+    path.name for path in RESULTS.iterdir() if path.name in suites.SUITES and (path / "compare.json").is_file()
+)
 
 
 def rows(suite):
