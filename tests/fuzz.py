@@ -46,7 +46,7 @@ from merging.task_vectors import Storage
 
 SAME, REFUSED, ABSENT, CHANGED, TRACEBACK = "same", "refused", "absent", "changed", "traceback"
 FAULTS = (CHANGED, TRACEBACK)
-SMALL = {
+SMALL: dict[str, Any] = {
     **dict.fromkeys(("held_out", "kernel", "train"), 4),
     **dict.fromkeys(("draws", "resamples"), 2),
     "weight_draws": 1,
