@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bounds.scores import cross_entropy, cross_entropy_slope
+from bounds.scores import cross_entropy, cross_entropy_slope, zero_one_loss
 from bounds.types import Estimate, refuse
 from bounds.validation import check_count, check_finite, check_labels, check_positive, check_weights
 
@@ -43,7 +43,7 @@ def pointwise_losses(scores: Tensor, labels: Tensor, kind: LossKind, *, temperat
     if kind == "cross-entropy":
         return cross_entropy(scores, labels)
     if kind == "0-1":
-        return (scores.argmax(-1) != labels).to(torch.float64)
+        return zero_one_loss(scores, labels)
     if kind != "brier":
         refuse("loss", expected=LOSS_KINDS, got=kind, cure="choose one of these")
     return cross_entropy_slope(scores, labels).square().sum(-1)

@@ -119,6 +119,11 @@ def largest_smoothed_loss(classes: int, floor: float) -> float:
     return math.log(classes / check_floor(floor))
 
 
+def zero_one_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 where the largest of scores [..., N, C] is not at the label [N], else 0: [..., N], float64. Exact."""
+    return (scores.argmax(-1) != labels).double()
+
+
 def cross_entropy_slope(scores: Tensor, labels: Tensor) -> Tensor:
     """Return p - e_y [..., N, C], the gradient of :func:`cross_entropy` in an example's scores. Exact."""
     return probabilities(scores) - F.one_hot(labels, scores.shape[-1])

@@ -222,16 +222,19 @@ class Workspace:
         """Per task: the merged model's scores on test and validation."""
         return self._scores()[2 + list(self.subjects).index(subject)]
 
-    def of_all_experts(self, split: Split) -> list[list[Tensor]]:
-        """Per task: the scores of every expert on a split of it, with this task's head."""
+    def experts_on_validation(self) -> list[list[Tensor]]:
+        """Per task: the scores of every expert on its validation split, with this task's head."""
+        count = len(self.names)
 
         def one(index: int) -> Mapping[str, Any]:
-            task, sample = self.suite.tasks[index], getattr(self.suite.tasks[index], split)
-            experts = range(len(self.names))
-            return {str(j): _scores(task, self.vectors.expert(j), sample, split, "expert") for j in experts}
+            task, others = self.suite.tasks[index], [j for j in range(count) if j != index]
+            sample = task.validation
+            return {str(j): _scores(task, self.vectors.expert(j), sample, "validation", "expert") for j in others}
 
-        pieces = self.pieces(Pieces("every expert", split, one, len(self.names)), f"every expert, {split} splits")
-        return [[piece[str(j)] for j in range(len(self.names))] for piece in pieces]
+        pieces = self.pieces(Pieces("every expert", (), one, count), "every expert, validation splits")
+        own = [{str(index): teacher["validation"]} for index, teacher in enumerate(self.teachers())]
+        whole = [{**piece, **mine} for piece, mine in zip(pieces, own, strict=True)]
+        return [[scores[str(j)] for j in range(count)] for scores in whole]
 
     def _scores(self) -> list[list[Mapping[str, Any]]]:
         """Scores of pretrained model, experts and all merges, per task, in one round of work."""

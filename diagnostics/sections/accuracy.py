@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from rich.table import Table
 
+from bounds.scores import zero_one_loss
 from bounds.types import Estimate, weighted_sum
 from diagnostics.sections.base import Section, View
 from diagnostics.sections.certificates import CertificateSection, differing, in_unit
@@ -45,7 +45,7 @@ def compute(workspace: Workspace, subject: Subject) -> Accuracy:
             )
         )
         risks.append(Estimate.of_mean(losses(merged["test"], labels)))
-        errors.append(Estimate.of_mean((merged["test"].argmax(dim=1) != labels).to(torch.float64)))
+        errors.append(Estimate.of_mean(zero_one_loss(merged["test"], labels)))
     alpha = workspace.alpha
     return Accuracy(tuple(rows), weighted_sum(risks, alpha), weighted_sum(errors, alpha), workspace.trivial_risk)
 

@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from bounds.scores import zero_one_loss
 from bounds.types import Estimate
 from diagnostics.figures.numbers import tau
 from diagnostics.subject import Subject
@@ -90,7 +91,7 @@ def _per_example(workspace: Workspace, subject: Subject) -> Mapping[str, Sequenc
     teachers, merged = workspace.teachers(), workspace.merged(subject)
     labels = [t["test_labels"] for t in teachers]
     risk = [losses(m["test"], y) for m, y in zip(merged, labels, strict=True)]
-    error = [(m["test"].argmax(1) != y).double() for m, y in zip(merged, labels, strict=True)]
+    error = [zero_one_loss(m["test"], y) for m, y in zip(merged, labels, strict=True)]
     bounds, at = workspace.at_merge(subject)
     table: dict[str, Sequence[Values]] = {RISK: [risk], ERROR: [error]}
     for bound in bounds:

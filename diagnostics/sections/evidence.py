@@ -209,7 +209,12 @@ def gathered(workspace: Workspace, subject: Subject) -> Evidence:
     sizes = [t["sizes"].get("calibration", 0) for t in teachers]
     if not all(sizes):
         return Evidence(
-            **kept, pilot=None, pilot_labels=(), unlabelled=None, why_not="a task has no calibration inputs"
+            **kept,
+            pilot=None,
+            pilot_positions=(),
+            pilot_labels=(),
+            unlabelled=None,
+            why_not="a task has no calibration inputs",
         )
     by_class = drawn_by_class(labels, test_labels)
     use = calibration_use(subject.artifact, sizes, workspace.settings.seed, by_class=by_class)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bounds.distillation import error_by_teacher, ladder
 from bounds.prediction_powered import prediction_powered
+from bounds.scores import zero_one_loss
 from bounds.types import Estimate, Sample, weighted_sum
 from diagnostics.figures.numbers import percent_estimate
 from diagnostics.figures.svg import INK
@@ -101,7 +102,7 @@ def _row(distances: Sequence[Estimate], teacher: Mapping[str, Any], merged: Mapp
     expected = error_by_teacher(teacher["expert"], merged["test"])
     labels, powered, observed = teacher["validation_labels"], None, None
     if labels is not None:
-        wrong = _wrong(merged["validation"], labels)
+        wrong = zero_one_loss(merged["validation"], labels)
         powered = prediction_powered(expected, error_by_teacher(teacher["validation"], merged["validation"]), wrong)
         observed = Estimate.of_mean(wrong)
     test = teacher["test_labels"]
@@ -113,12 +114,8 @@ def _row(distances: Sequence[Estimate], teacher: Mapping[str, Any], merged: Mapp
         rectifier=powered and powered.rectifier,
         rectified=powered and powered.rectified,
         validation_error=observed,
-        test_error=None if test is None else Estimate.of_mean(_wrong(merged["test"], test)),
+        test_error=None if test is None else Estimate.of_mean(zero_one_loss(merged["test"], test)),
     )
-
-
-def _wrong(scores: Tensor, labels: Tensor) -> Tensor:
-    return (scores.argmax(dim=1) != labels).double()
 
 
 def _total(rows: Sequence[LabelFreeRow], alpha: Sequence[float]) -> LabelFreeRow:

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bounds.certificates import TaskLosses, ledger
-from bounds.scores import largest_smoothed_loss, smoothed_cross_entropy
+from bounds.scores import largest_smoothed_loss, smoothed_cross_entropy, zero_one_loss
 from bounds.types import take
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
@@ -65,14 +65,9 @@ NAMES = ("experts' own risk", "heterogeneity", "effect of merging the weights")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def zero_one(scores: Tensor, labels: Tensor) -> Tensor:
-    """Whether the largest score is elsewhere, of scores [..., N, C]: [..., N]."""
-    return (scores.argmax(-1) != labels).double()
-
-
 LOSSES: Mapping[str, tuple[Loss, Callable[[int], float]]] = {
     "nats": (lambda s, y: smoothed_cross_entropy(s, y, FLOOR), lambda classes: largest_smoothed_loss(classes, FLOOR)),
-    "error": (zero_one, lambda _: 1.0),
+    "error": (zero_one_loss, lambda _: 1.0),
 }
 """Unit -> loss and its largest value with C classes."""
 
@@ -87,7 +82,7 @@ def compute(workspace: Workspace, subject: Subject) -> LedgerSection:
     if not looks:
         return LedgerSection(n=n, floor=FLOOR, tables=(), missing={"(18)": use})
     models, delta = looks * workspace.models_looked_at, workspace.settings.delta
-    validation, pilot = workspace.of_all_experts("validation"), _experts_on_pilot(workspace, subject, evidence)
+    validation, pilot = workspace.experts_on_validation(), _experts_on_pilot(workspace, subject, evidence)
     tables = []
     for unit, (loss, largest) in LOSSES.items():
         merged = [[s["merged"] for s in group] for group in (evidence.labelled, evidence.pilot or ())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bounds.scores import zero_one_loss
 from bounds.theorems import AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
 from bounds.types import Bound, Estimate, Params
 from diagnostics.terms import experts as expert_side
@@ -117,7 +118,7 @@ class Path:
         """Everything the sweep shows at s."""
         bounds, at = self.bounds(s)
         wrong = [
-            float((scores.argmax(dim=1) != world.labels).double().mean())
+            float(zero_one_loss(scores, world.labels).mean())
             for scores, world in zip(at.network.scores, self.worlds, strict=True)
         ]
         losses = [

@@ -21,7 +21,7 @@ from diagnostics.workspace import Workspace
 from merging import METHODS, merge, merged
 from merging.params import partition
 from merging.rows import NOTHING, VALIDATION, Merge, Method, NoSettings
-from merging.suites import toy
+from merging.suites import Suite, toy
 from merging.task import mean_accuracy
 
 SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3, hessian=24)
@@ -52,6 +52,21 @@ def errors(suite, theta, split):
         sample = getattr(task, split)
         wrong.append((task.forward(theta, sample.inputs).argmax(1) != sample.labels).double())
     return wrong
+
+
+def test_a_suite_without_calibration_inputs_has_certificates_and_a_ledger(suite):
+    """There is no pilot then: the constants are those that need no data."""
+    tasks = [task.changed(calibration=None) for task in suite.tasks]
+    bare = Suite("bare", suite.task_vectors, tasks)
+    space = workspace(bare, merge("average", bare))
+    section = certificates.compute(space, space.subjects[0])
+    labels = evidence.gathered(space, space.subjects[0])
+    assert labels.pilot is None
+    expected = weighted_mean(labels.samples(evidence.ERROR, inputs=False), space.alpha, 0.05)
+    assert section.rows[0].value == expected.value
+    assert section.missing["(15) with unlabelled inputs"] == "a task has no calibration inputs"
+    nats, _ = ledger.compute(space, space.subjects[0]).tables
+    assert sum(part.observed for part in nats.parts) == pytest.approx(nats.total.observed, abs=1e-12)
 
 
 def by_unit(section, unit):
