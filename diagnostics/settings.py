@@ -45,7 +45,7 @@ class Settings:
     """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
     hessian: int = 2
     """Test examples for the top Hessian eigenvalue of each task."""
-    gibbs_draws: int = 2
+    gibbs_draws: int = 1
     """Draws of the coefficients per validation example in certificate (10); (16) takes one."""
     left_out: int = 400
     """Validation examples on which merges without an expert, scaled or by another method are measured."""
