@@ -71,7 +71,7 @@ class LinearTask:
     def posterior_scores(
         self, anchor: int, sigma: Sequence[float], draws: int, seed: int, scale: float = 1.0
     ) -> Tensor:
-        """Draws [S, N, C] of f^lin under N(θ_0 + scale · d, Σ_b σ_b² I) on the held-out examples; d is number ``anchor``.
+        """Draws [S, N, C] of f^lin under N(θ_0 + scale · d, Σ_b σ_b² I) on held-out examples; d is number ``anchor``.
 
         Draws come in pairs mean ± noise, so that their mean is exactly f^lin at the anchor: heterogeneity, gap and
         gain then cancel on the sample as they do in the population (docs/theory.md (5a)).

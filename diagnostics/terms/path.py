@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bounds.heterogeneity import cross_risk
 from bounds.scores import zero_one_loss
@@ -75,7 +75,7 @@ class ExpertSide:
     weights: Weights
     delta: float
     trivial_risk: float
-    reported: slice = slice(None)
+    reported: slice = field(default_factory=lambda: slice(None))
 
     def on_reported(self) -> ExpertSide:
         """Return the side on the reported examples alone; choices stay as they are."""
