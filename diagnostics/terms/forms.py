@@ -57,7 +57,7 @@ def training_products(task: Task, sample: Sample, base: Params, displacement: Pa
     with torch.no_grad(), differentiable():
         gradient = pull_back(task.forward, base, sample.inputs, slope.to(scores0.dtype))
     square = sum(float(value.double().square().sum()) for value in gradient.values())
-    return {"tangents": along[0].double().cpu(), "gradient_sq": torch.tensor(square)}
+    return {"tangents": along[0].double().cpu(), "gradient_sq": torch.tensor(square, dtype=torch.float64)}
 
 
 def training_at_merge(world: LinearTask, products: Mapping[str, Tensor], size: int) -> TrainingAtMerge:
