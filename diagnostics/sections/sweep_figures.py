@@ -59,19 +59,20 @@ def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: floa
     )  # fmt: skip
     linear = [p.linear_risk.value for p in path.points]
     axes.plot(distance, linear, color=style.BLUE, linestyle="-.", marker="^", markersize=4, label="risk of f^lin")
-    for values, colour in ((risks, INK), (linear, style.BLUE)):
+    for values, colour, other in ((risks, INK, linear), (linear, style.BLUE, risks)):
         least = min(range(len(values)), key=values.__getitem__)
+        above = values[least] > other[least] or (values is risks and values[least] == other[least])
         axes.plot(
             distance[least], values[least], marker="o", markersize=11, markerfacecolor="none", color=colour,
             linestyle="none",
         )  # fmt: skip
         axes.annotate(
             f"least {values[least]:.3f} at s = {path.points[least].s:g}", (distance[least], values[least]),
-            xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8, color=colour,
+            xytext=(0, 10 if above else -16), textcoords="offset points", ha="center", fontsize=8, color=colour,
         )  # fmt: skip
     if trivial is not None and trivial < 1.5 * max(risks + linear):
         axes.axhline(trivial, color=FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
-    axes.margins(y=0.15)
+    axes.margins(y=0.2)
     axes.set_ylabel(f"cross-entropy (nats)\nn = {section.examples} per task")
     axes.legend(fontsize=8, frameon=False, loc="best")
 
@@ -145,11 +146,10 @@ def draw_controls(section: SweepSection) -> Figure:
 
 def _looks(paths: Sequence[SweepPath]) -> list[dict[str, Any]]:
     """Return how each path is drawn: experts by marker and colour, the others by their own."""
-    from diagnostics.figures import style
     from diagnostics.figures.labels import series
 
     fixed = {
-        "merge": {"color": style.VERMILION, "marker": "o", "linestyle": "-", "linewidth": 2.4, "zorder": 3},
+        "merge": {"color": INK, "marker": "o", "linestyle": "-", "linewidth": 2.4, "zorder": 3},
         "random": {"color": FAINT, "marker": "+", "linestyle": ":", "linewidth": 1.6},
     }
     experts = 0
