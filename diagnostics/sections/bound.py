@@ -259,6 +259,7 @@ SECTION = Section(
     compute=compute,
     title="The bound and what it is made of",
     link="bound",
+    how=("5", "5a", "1", "7"),
     table=table,
     figures={"terms": Drawn(figure)},
     sentence=sentence,

@@ -376,6 +376,7 @@ SECTION = Section(
     compute=compute,
     title="What is certified",
     link="certificates",
+    how=("14", "15", "13", "12", "11", "10", "16", "19"),
     table=table,
     figures={"certificates": Drawn(figure)},
     assumptions=assumptions,

@@ -99,6 +99,7 @@ SECTION = Section(
     compute=compute,
     title="Cross-risk and heterogeneity",
     link="cross-risk",
+    how=("1",),
     table=table,
     figures={"cross_risk": Drawn(figure, once=True)},  # the cross-risk is the experts': one for all merges
 )

@@ -264,6 +264,7 @@ SECTION = Section(
     compute=compute,
     title="What is known without labels",
     link="without labels",
+    how=("7",),
     table=table,
     figures={"label-free": Drawn(figure)},
     sentence=sentence,
