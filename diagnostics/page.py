@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bounds.theorems import KINDS
 from diagnostics.equations import EQUATIONS, anchors, theory_file
@@ -79,7 +79,7 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({f.__name__: f for f in (*_NUMBERS, at_merge, ranked, zipped)})
+    environment.filters.update({f.__name__: f for f in (*_NUMBERS, at_merge, ranked, titled, zipped)})
     figures = {name: Markup(on_page(drawing.svg)) for name, drawing in drawings.items()}
     path = theory_file()
     anchors_of = anchors(path.read_text(encoding="utf-8")) if theory and path is not None else {}
@@ -93,6 +93,7 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
         sections=SECTIONS,
         settings=settings_table(report.settings),
         equations=EQUATIONS,
+        verdicts=[(merge.label, _own(report.verdict, merge.label)) for merge in report.merges],
         comparison_how=comparison.HOW,
         worst_first=comparison.worst_first(report.comparison) if report.comparison else [],
         circular=comparison.warning(),
@@ -105,6 +106,16 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
     )
     names = [*report.tasks, *(text for merge in report.merges for text in (merge.label, merge.file))]
     return typeset(page, names, home)
+
+
+def _own(verdict: Sequence[str], label: str) -> list[str]:
+    """Return a merge's sentences of a verdict on several, without its name before each."""
+    return [sentence.removeprefix(f"{label}: ") for sentence in verdict if sentence.startswith(f"{label}: ")]
+
+
+def titled(svg: Markup, text: str) -> Markup:
+    """Return a figure with its name for readers that cannot see it."""
+    return Markup(svg.replace('role="img"', f'role="img" aria-label="{escape(text)}"', 1))
 
 
 def ranked(values: Sequence[float]) -> list[tuple[float, int]]:

@@ -151,7 +151,7 @@ def _draw_traces(axes: Any, view: View, part: KernelSection) -> None:
     for block, values in enumerate(trace):
         colour = colours[round(block * (len(colours) - 1) / max(1, len(trace) - 1))]
         label = style.short(part.blocks[block])
-        axes.bar(range(len(left)), values, bottom=left, color=colour, edgecolor=FAINT, linewidth=0.4, label=label)
+        axes.bar(range(len(left)), values, bottom=left, color=colour, edgecolor=FAINT, linewidth=0.6, label=label)
         left = left + values
     axes.set_ylabel(f"mean trace at θ_0\n(scores²/weight²), n = {part.trace_examples}")
     axes.legend(fontsize=7, frameon=False, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
