@@ -115,7 +115,8 @@ def _own(verdict: Sequence[str], label: str) -> list[str]:
 
 def titled(svg: Markup, text: str) -> Markup:
     """Return a figure with its name for readers that cannot see it."""
-    return Markup(svg.replace('role="img"', f'role="img" aria-label="{escape(text)}"', 1))
+    named = f'role="img" aria-label="{escape(text)}"'
+    return Markup(str.replace(svg, 'role="img"', named, 1))  # Markup's own replace would escape the quotes
 
 
 def ranked(values: Sequence[float]) -> list[tuple[float, int]]:

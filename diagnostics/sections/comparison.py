@@ -32,20 +32,29 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The merges ordered by a bound, best first, and Kendall's τ with the order by test risk (1: the same order).
+class Agreement:
+    """Kendall's τ-b of two orders (1: the same), with what chance alone gives.
 
-    ``chance`` is where τ lies with probability ``LEVEL`` at least if the order says nothing about the test, all orders
-    being alike, and ``p_value`` the probability of a τ at least so large then: of all permutations, so exact, up to
-    ``ENUMERATED`` merges, of ``SHUFFLES`` random ones beyond. All three are None for fewer than three merges, which two
-    orders cannot tell from chance.
+    ``chance`` is where τ lies with probability ``LEVEL`` at least if one order says nothing about the other, all being
+    alike, and ``p_value`` the probability of a τ at least so large then: over all permutations, so exact, up to
+    ``ENUMERATED`` merges, over ``SHUFFLES`` random ones beyond.
+    """
+
+    kendall_tau: float
+    chance: tuple[float, float]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The merges ordered by a bound, best first, and how that agrees with the order by test risk.
+
+    ``agreement`` is None for two merges, whose order is right by chance half of the time, and where all are tied.
     """
 
     by: str
     order: tuple[str, ...]
-    kendall_tau: float | None
-    chance: tuple[float, float] | None
-    p_value: float | None
+    agreement: Agreement | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def compute(workspace: Workspace) -> Comparison:
     values = {q: [sum(_mean(v, workspace.alpha) for v in t[q]) for t in tables] for q in tables[0]}
     risks = values[RISK]
     rankings = tuple(
-        Ranking(q, _order(labels, values[q]), *rank_agreement(values[q], risks, settings.seed))
+        Ranking(q, _order(labels, values[q]), rank_agreement(values[q], risks, settings.seed))
         for q in values
         if q.startswith("bound")
     )
@@ -187,12 +196,8 @@ def paired_bootstrap(groups: Sequence[Values], alpha: Sequence[float], resamples
     return Estimate(value, float(totals.std()), n, "estimated")
 
 
-def rank_agreement(
-    first: Sequence[float], second: Sequence[float], seed: int = 0
-) -> tuple[float | None, tuple[float, float] | None, float | None]:
-    """Kendall's τ-b of two lists of values, where it lies by chance, and the probability of one at least so large then.
-
-    Chance: every order of ``second`` is equally likely. All of them are counted for up to ``ENUMERATED`` values.
+def rank_agreement(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Agreement | None:
+    """Kendall's τ-b of two lists of values, beside what it is if every order of ``second`` is equally likely.
 
     Args:
         first: values.
@@ -200,17 +205,17 @@ def rank_agreement(
         seed: of the permutations, where there are too many to count.
 
     Returns:
-        τ, the central interval that has probability ``LEVEL`` at least, p; None each for fewer than three values, and
-        where τ is not defined (all tied). Status: exact, beyond ``ENUMERATED`` values estimated.
+        None for fewer than three values, and where τ is not defined (all tied). Status: exact, beyond ``ENUMERATED``
+        values estimated.
     """
     n = len(first)
     if n < 3:
-        return None, None, None
+        return None
     x, y = (torch.tensor(values, dtype=torch.float64) for values in (first, second))
     signs = (torch.sign(x[:, None] - x), torch.sign(y[:, None] - y))
     scale = math.sqrt(float(signs[0].abs().sum() * signs[1].abs().sum()))
     if not scale:
-        return None, None, None
+        return None
     if n <= ENUMERATED:
         orders = torch.tensor(list(itertools.permutations(range(n))))
     else:
@@ -220,7 +225,7 @@ def rank_agreement(
     tau = float((signs[0] * signs[1]).sum()) / scale
     tail = int((1 - LEVEL) / 2 * len(taus))  # so many on either side are left out
     interval = float(taus[tail]), float(taus[-1 - tail])
-    return tau, interval, float((taus >= tau - 1e-12).double().mean())
+    return Agreement(tau, interval, float((taus >= tau - 1e-12).double().mean()))
 
 
 def _order(labels: Sequence[str], values: Sequence[float]) -> tuple[str, ...]:
@@ -291,7 +296,8 @@ def table(part: Comparison) -> Table:
 
 
 def _agreement(ranking: Ranking) -> str:
-    if ranking.kendall_tau is None or ranking.chance is None:
+    found = ranking.agreement
+    if found is None:
         return ""
-    low, high = ranking.chance
-    return f" (Kendall τ with the test {tau(ranking.kendall_tau)}; by chance {tau(low)} to {tau(high)})"
+    low, high = found.chance
+    return f" (Kendall τ with the test {tau(found.kendall_tau)}; by chance {tau(low)} to {tau(high)})"

@@ -102,22 +102,25 @@ def _measures(before: Tensor, after: Tensor) -> tuple[float, float, float]:
     return ntk.gram_spectrum(before, 1).effective_rank, drift.rotation.value, drift.relative_change.value
 
 
-def figure(view: View, part: KernelSection) -> Figure:
-    """Trace of the kernel per task and block; spectra of its Gram matrices and drift to θ_m where there are any."""
+def traces(view: View, part: KernelSection) -> Figure:
+    """Trace of the kernel at θ_0 per task and block: the same for all merges."""
     from diagnostics.figures import style
 
-    if not part.tasks:
-        figure = style.new_figure(2.6)
-        axes = figure.subplots()
-        _draw_traces(axes, view, part)
-        style.task_axis(axes, view.tasks, shown=True)
-        return figure
-    figure = style.new_figure(6.4)
-    top, middle, bottom = figure.subplots(3, 1, gridspec_kw={"height_ratios": [1.1, 1.1, 1]})
-    _draw_traces(top, view, part)
-    _draw_spectra(middle, view, part)
+    figure = style.new_figure(2.6)
+    axes = figure.subplots()
+    _draw_traces(axes, view, part)
+    style.task_axis(axes, view.tasks, shown=True)
+    return figure
+
+
+def figure(view: View, part: KernelSection) -> Figure:
+    """Spectra of the Gram matrices at θ_0; drift from θ_0 to θ_m per task."""
+    from diagnostics.figures import style
+
+    figure = style.new_figure(4.6)
+    top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.1, 1]})
+    _draw_spectra(top, view, part)
     _draw_drifts(bottom, view, part)
-    style.task_axis(top, view.tasks, shown=False)
     style.task_axis(bottom, view.tasks, shown=True)
     return figure
 
@@ -182,6 +185,6 @@ SECTION = Section(
     compute=compute,
     title="Neural tangent kernel",
     link="kernel",
-    figures={"kernel": Drawn(figure)},
+    figures={"traces": Drawn(traces, once=True), "kernel": Drawn(figure, there=lambda part: bool(part.tasks))},
     late=True,
 )
