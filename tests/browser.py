@@ -76,6 +76,7 @@ class Browser:
 
     def printed(self) -> bytes:
         """Return the page as PDF on A4."""
+        self._ask("Emulation.setEmulatedMedia", media="print")
         paper = {"paperWidth": 8.27, "paperHeight": 11.69, "displayHeaderFooter": False}
         return base64.b64decode(self._ask("Page.printToPDF", **paper)["data"])
 
