@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from diagnostics.equations import theory_file
 from diagnostics.figures.figure_files import write_figures
 from diagnostics.page import draw, render
 from diagnostics.report import SCHEMA, Report
@@ -25,9 +27,17 @@ def write_report(report: Report, folder: Path, cache: Cache, workers: int = 1) -
     folder.mkdir(exist_ok=True)
     drawings = draw(report, cache, workers)  # by the first process alone
     write_figures(folder / "figures", "report", drawings)
-    write(folder / "report.html", encoded(render(report, drawings)))
+    write(folder / "report.html", encoded(render(report, drawings, _theory_from(folder))))
     write(folder / "report.json", encoded(as_json(report)))
     return len(drawings)
+
+
+def _theory_from(folder: Path) -> str:
+    """Return where docs/theory.md lies, seen from a folder of the same checkout; "" from elsewhere."""
+    theory, folder = theory_file(), folder.resolve()
+    if theory is None or not folder.is_relative_to(theory.parents[1]):
+        return ""
+    return Path(os.path.relpath(theory, folder)).as_posix()
 
 
 def as_json(report: Report) -> str:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from bounds.theorems import KINDS
+from diagnostics.equations import EQUATIONS, anchors, theory_file
 from diagnostics.figures import numbers
+from diagnostics.figures.notation import typeset
 from diagnostics.figures.svg import Drawing, on_page
 from diagnostics.report import Report, settings_table, view_of
+from diagnostics.sections import comparison
 from diagnostics.sections.base import Drawn, View
 from diagnostics.sections.table import SECTIONS
 from diagnostics.terms.path import SweepPoint
@@ -22,6 +26,7 @@ from diagnostics.work.pieces import Keeper, Pieces
 _FOLDER = Path(__file__).parent / "templates"
 _NUMBERS = (
     numbers.number,
+    numbers.number_estimate,
     numbers.estimate,
     numbers.percent,
     numbers.percent_estimate,
@@ -56,8 +61,13 @@ def _drawing(drawn: Drawn[Any], label: str, view: View, part: Any, _: int) -> di
     return vars(as_images(partial(drawn.draw, view, part), label))
 
 
-def render(report: Report, drawings: Mapping[str, Drawing]) -> str:
+def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") -> str:
     """Return the page.
+
+    Args:
+        report: what it shows.
+        drawings: figures by name, as :func:`draw` makes them.
+        theory: where docs/theory.md lies, seen from the page; "" where that is not known.
 
     Raises:
         jinja2.UndefinedError: the template names something that the report does not have.
@@ -69,14 +79,54 @@ def render(report: Report, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({f.__name__: f for f in (*_NUMBERS, at_merge)})
+    environment.filters.update({f.__name__: f for f in (*_NUMBERS, at_merge, ranked, titled, zipped)})
     figures = {name: Markup(on_page(drawing.svg)) for name, drawing in drawings.items()}
-    return environment.get_template("report.html.j2").render(
+    path = theory_file()
+    anchors_of = anchors(path.read_text(encoding="utf-8")) if theory and path is not None else {}
+    home: dict[str, str] = {}
+    for name in ("comparison", *SECTIONS) if report.comparison else SECTIONS:
+        for number in comparison.HOW if name == "comparison" else SECTIONS[name].how:
+            home.setdefault(number, name)
+    page = environment.get_template("report.html.j2").render(
         report=report,
         figures=figures,
         sections=SECTIONS,
         settings=settings_table(report.settings),
+        equations=EQUATIONS,
+        verdicts=[(merge.label, _own(report.verdict, merge.label)) for merge in report.merges],
+        comparison_how=comparison.HOW,
+        worst_first=comparison.worst_first(report.comparison) if report.comparison else [],
+        circular=comparison.warning(),
+        chance_level=comparison.LEVEL,
+        enumerated=comparison.ENUMERATED,
+        home=home,
+        explanations={kind.name: kind.explanation for kind in KINDS},
+        theory=theory if anchors_of else "",
+        anchors=anchors_of,
     )
+    names = [*report.tasks, *(text for merge in report.merges for text in (merge.label, merge.file))]
+    return typeset(page, names, home)
+
+
+def _own(verdict: Sequence[str], label: str) -> list[str]:
+    """Return a merge's sentences of a verdict on several, without its name before each."""
+    return [sentence.removeprefix(f"{label}: ") for sentence in verdict if sentence.startswith(f"{label}: ")]
+
+
+def titled(svg: Markup, text: str) -> Markup:
+    """Return a figure with its name for readers that cannot see it."""
+    named = f'role="img" aria-label="{escape(text)}"'
+    return Markup(str.replace(svg, 'role="img"', named, 1))  # Markup's own replace would escape the quotes
+
+
+def ranked(values: Sequence[float]) -> list[tuple[float, int]]:
+    """Return values with their places, the largest first."""
+    return sorted(((value, at) for at, value in enumerate(values)), reverse=True)
+
+
+def zipped(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return pairs."""
+    return list(zip(first, second, strict=True))
 
 
 def at_merge(points: Sequence[SweepPoint]) -> SweepPoint:

@@ -46,10 +46,10 @@ class Settings:
     """Points of the sweep's control paths (to experts, in a random direction), over s in [0, 2] too."""
     control_experts: int = 8
     """Experts whose path is swept as a control: all, or so many from the nearest to the farthest."""
-    gram: int = 4
-    """Examples in the kernel's Gram matrix (spectrum, effective rank, drift)."""
-    hessian: int = 2
-    """Test examples for the top Hessian eigenvalue of each task."""
+    gram: int = 0
+    """Test examples in the kernel's Gram matrix (spectrum, rank, drift); 0 leaves it out, 16 mean something."""
+    hessian: int = 0
+    """Test examples for the Hessian in weights and in coefficients; 0 leaves it out, 16 mean something."""
     gibbs_draws: int = 1
     """Draws of the coefficients per validation example in certificate (10); (16) takes one."""
     left_out: int = 400
@@ -84,8 +84,8 @@ class Settings:
             "points": 3,
             "control_points": 2,
             "control_experts": 1,
-            "gram": 1,
-            "hessian": 1,
+            "gram": 0,
+            "hessian": 0,
             "gibbs_draws": 1,
             "left_out": 2,
             "layer_examples": 2,
@@ -95,6 +95,11 @@ class Settings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 refuse(name, expected=f"at least {value}", got=getattr(self, name), cure="raise it")
+        for name in ("gram", "hessian"):
+            if getattr(self, name) == 1:
+                refuse(
+                    name, expected="0 or at least 2", got=1, cure="one example has no standard error; 16 mean something"
+                )
         if self.kernel > self.train:
             refuse("kernel", expected="at most train", got=self.kernel, cure="lower it")
         if self.weight_draws > self.held_out:

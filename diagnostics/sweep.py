@@ -52,6 +52,8 @@ class SweepSettings(Settings):
     control_points: _Unused = Settings.control_points
     control_experts: _Unused = Settings.control_experts
     hessian: _Unused = Settings.hessian
+    gram: int = 4
+    """Test examples in the kernel's Gram matrix, for its drift; 0 leaves it out."""
     gibbs_draws: _Unused = Settings.gibbs_draws
     resamples: _Unused = Settings.resamples
     splits: _Unused = Settings.splits
@@ -115,7 +117,7 @@ def _main(command: Command) -> None:
         files=FILES,
         suite=command.suite,
     )
-    local = Local(command.drift, command.sharpness)
+    local = Local(command.drift and command.settings.gram > 0, command.sharpness)
     section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=64, help="unlabelled examples of a task")
     parser.add_argument("--validation", type=int, default=150, help="labelled examples of a task that certify")
     parser.add_argument("--merge", default="--steps 40 --batch 8 --examples 64", help="options of the merge")
-    parser.add_argument("--report", default="--held-out 8 --kernel 4 --train 16 --points 5 --hessian 1 --gram 2")
+    parser.add_argument("--report", default="--held-out 8 --kernel 4 --train 16 --points 5")
     given = parser.parse_args()
     weights, out = given.weights or packaged_weights(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def main() -> None:
             accuracy_table(evaluate(suite, artifact.merged)[0], f"average, running statistics: {statistics}")
         )
     learned = merge("samerging", suite, steps=10, batch=16, examples=min(64, arguments.images), granularity="tensor")
-    small = Settings(held_out=8, kernel=4, train=8, points=3, control_points=2, hessian=1, gram=1)
+    small = Settings(held_out=8, kernel=4, train=8, points=3, control_points=2)
     found = report(learned, suite, settings=small, sections=("accuracy", "certificates"))
     found.print()
     if arguments.out:

@@ -52,8 +52,8 @@ SMALL: dict[str, Any] = {
     "weight_draws": 1,
     "points": 3,
     "control_points": 2,
-    "gram": 1,
-    "hessian": 1,
+    "gram": 0,
+    "hessian": 0,
     "gibbs_draws": 1,
 }
 FREE = ("selection", "settings", "method_settings", "merge", "value")

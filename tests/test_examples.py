@@ -72,7 +72,7 @@ def test_image_folders_by_a_suite_file(tmp_path):
 def test_minilm_from_plain_transformers_and_back(tmp_path):
     """Ten minutes: three real text experts, every section of the report, an export that transformers loads."""
     few = ["--examples", "640", "--merge", "--steps 2 --batch 4 --examples 8"]
-    sizes = "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2 --gram 1 --hessian 1"
+    sizes = "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2"
     shown = run(
         "minilm.py", "--data", os.environ["MERGEBOUND_TEXTS"], "--out", "made", *few, "--report", sizes, folder=tmp_path
     )

@@ -12,7 +12,7 @@ from bounds.autodiff import check_blocks, check_displacement, check_inputs, diff
 from bounds.flatness.loss import Loss, pointwise, prepare
 from bounds.flatness.radius import coefficient_gradient
 from bounds.jacobian import BATCH_SIZE, spans
-from bounds.lanczos import largest_eigenvalues
+from bounds.lanczos import largest_eigenvalues, top_eigenpair
 from bounds.scores import cross_entropy, mean_cross_entropy
 from bounds.types import Blocks, Estimate, Forward, Inputs, Params, Sample, refuse
 
@@ -143,6 +143,54 @@ def top_eigenvalue(
         size = curvature.shape[0]
         values = largest_eigenvalues(lambda v: _multiply(curvature, v), size, 1, like=like, tolerance=tolerance)
     return float(values[0])
+
+
+def top_curvature(
+    forward: Forward,
+    params: Params,
+    sample: Sample,
+    *,
+    batch_size: int = BATCH_SIZE,
+    tolerance: float | None = None,
+) -> Estimate:
+    """Largest eigenvalue of the Hessian of the mean loss, with its standard error over the examples.
+
+    λ_max = vᵀ(mean of H_i)v for its eigenvector v of norm 1, and dλ_max = vᵀ dH v to first order, so that its error
+    is that of the mean of the examples' curvatures vᵀH_i v along v. That v was found on the same examples is left out:
+    with few of them λ_max is too large.
+
+    Args:
+        forward: (θ, x) -> scores [N, C].
+        params: θ.
+        sample: N labelled examples, at least 2.
+        batch_size: examples per product.
+        tolerance: relative tolerance of scipy's ``eigsh``, as in :func:`top_eigenvalue`.
+
+    Returns:
+        Estimate, in nats per squared unit of weight; n is the number of examples.
+
+    Raises:
+        InputError: as :func:`operator`, or fewer than 2 examples.
+
+    Source: first-order perturbation of a simple eigenvalue. Status: estimated.
+    """
+    if len(sample) < 2:
+        refuse("sample", expected="at least 2 examples", got=len(sample), cure="a standard error needs more")
+    curvature, like = operator(forward, params, sample, batch_size=batch_size), next(iter(params.values()))
+    with torch.no_grad(), differentiable():
+        labels = prepare(forward, params, sample)
+        value, vector = top_eigenpair(
+            lambda v: _multiply(curvature, v), curvature.shape[0], like=like, tolerance=tolerance
+        )
+        pieces = vector.split([p.numel() for p in params.values()])
+        along = {name: piece.view_as(p) for (name, p), piece in zip(params.items(), pieces, strict=True)}
+        curvatures = []
+        for i in range(len(sample)):
+            one = slice(i, i + 1)
+            product = _hessian_product(forward, params, sample.take(one), labels[one], along, cross_entropy)
+            curvatures.append(sum(float((along[name].double() * product[name].double()).sum()) for name in along))
+    error = Estimate.of_mean(torch.tensor(curvatures, dtype=torch.float64)).stderr
+    return Estimate(value, error, len(sample), "estimated")
 
 
 def _multiply(curvature: Operator, vector: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ GRADIENT_FLATNESS = TermKind(
     name="gradient-norm flatness",
     equation="(6)",
     explanation="How steep the training risk is at the merged model, on the way to every expert.",
-    colour="#004766",
+    colour="#4A7F93",
     hatch="\\\\",
     linear=True,
 )
@@ -92,7 +92,7 @@ DISPERSION = TermKind(
     name="dispersion",
     equation="(6)",
     explanation="How far the experts lie from the merged model.",
-    colour="#7a5195",
+    colour="#8A62A6",
     hatch="++",
     linear=True,
 )
@@ -160,7 +160,7 @@ TRANSFER = TermKind(
     name="transfer error",
     equation="(7)",
     explanation="How much worse the network may be than its linearisation.",
-    colour="#9a9a9a",
+    colour="#8c8c8c",
     hatch="|||",
     depends_on_beta=False,
 )

@@ -25,9 +25,9 @@ def fixed(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """Return a difference with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def percent(value: float) -> str:
@@ -39,6 +39,13 @@ def estimate(value: Estimate) -> str:
     """Return a value and, if it has one, its standard error, as the page writes them."""
     text = f"{value.value:.3f}".replace("-", "−")
     return f"{text} ± {value.stderr:.3f}" if value.stderr else text
+
+
+def number_estimate(value: Estimate) -> str:
+    """Return a value of any size with its standard error, both as :func:`number`."""
+    return (
+        f"{number(value.value)} ± {number(value.stderr, 2)}".replace("-", "−") if value.stderr else number(value.value)
+    )
 
 
 def points(value: Estimate) -> str:

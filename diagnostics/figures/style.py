@@ -1,7 +1,8 @@
 """Style shared by all figures, and how a figure becomes SVG for the page or a file.
 
-Series have Okabe and Ito's colours, told apart by colour-blind readers, and different markers and dashes for grey
-print. Ink and paper are placeholders: on the page they become the page's own colours, in a file black and white.
+Series have Okabe and Ito's hues, told apart by colour-blind readers, dark enough for a mark on white and light enough
+for one on a dark page (contrast 3 against both), and different markers and dashes for grey print. Ink and paper are
+placeholders: on the page they become the page's own colours, in a file black and white.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from bounds.theorems import KINDS
+from diagnostics.figures.notation import in_unicode
 from diagnostics.figures.svg import FAINT, INK, Drawing, element
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",
-    "#E69F00",
+    "#B87A00",
     "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
+    "#C43E00",
+    "#BF62A0",
+    "#3A93CB",
+    "#8F8200",
 )
 PALETTE: Mapping[str, str] = {
     "blue": BLUE,
@@ -109,6 +112,8 @@ def as_images(draw: Callable[[], Figure], name: str) -> Drawing:
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the SVG has the text itself
         figure = draw()
+        for text in figure.findobj(Text):
+            text.set_text(in_unicode(text.get_text()))  # names are labels of ticks, which are made anew and stay
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         figure.set_layout_engine("none")  # the layout is there already
         figure.savefig(pixels, format="png", dpi=150, facecolor="white", metadata={"Software": None})

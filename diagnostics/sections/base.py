@@ -83,6 +83,7 @@ class Section(Generic[Data]):
     it. Its template NAME.html.j2 lies beside the module of ``compute``. ``table`` shows it on a terminal, ``figures``
     (name -> figure) on the page. ``sentence`` is its part of the verdict ("" for none), ``assumptions`` are its lines
     of the ledger, over all merges that have it, and ``missing`` says which statements could not be made, and why.
+    ``how`` are the numbers of the equations (``diagnostics.equations``) that a reader of the page may want explained.
     ``late`` sections are computed after the others: what a short budget should buy first comes first.
     """
 
@@ -95,6 +96,7 @@ class Section(Generic[Data]):
     sentence: Callable[[View, Data], str] = lambda view, part: ""
     assumptions: Callable[[Sequence[tuple[View, Data]]], Sequence[Assumption]] = lambda parts: ()
     missing: Callable[[Data], Mapping[str, str]] = lambda part: {}
+    how: Sequence[str] = ()
     late: bool = False
 
     @property

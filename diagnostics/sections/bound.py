@@ -277,6 +277,7 @@ SECTION = Section(
     compute=compute,
     title="The bound and what it is made of",
     link="bound",
+    how=("5", "5a", "1", "7"),
     table=table,
     figures={"totals": Drawn(totals), "slack": Drawn(slack_figure), "terms": Drawn(terms)},
     sentence=sentence,

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bounds.certificates import Count, choose_constants, held_out, pooled, weighted_mean
 from bounds.types import Bound
+from diagnostics.figures.notation import in_unicode
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.evidence import (
@@ -327,7 +328,9 @@ def figure(view: View, part: CertificateSection) -> Figure:
     from diagnostics.figures import style
 
     shown = [r for r in part.rows if r.unit == ERRORS]
-    entries = [(f"{r.name.removeprefix('error, ')} {r.equation}", r.observed, r.value, r.test_error) for r in shown]
+    entries = [
+        (in_unicode(f"{r.name.removeprefix('error, ')} {r.equation}"), r.observed, r.value, r.test_error) for r in shown
+    ]
     entries += [(style.named(t.task), t.observed, t.value, t.test_error) for t in part.tasks]
     figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
     axes = figure.subplots()
@@ -376,6 +379,7 @@ SECTION = Section(
     compute=compute,
     title="What is certified",
     link="certificates",
+    how=("14", "15", "13", "12", "11", "10", "16", "19"),
     table=table,
     figures={"certificates": Drawn(figure)},
     assumptions=assumptions,

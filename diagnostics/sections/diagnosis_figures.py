@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.figures.numbers import fixed, points
@@ -14,22 +13,20 @@ if TYPE_CHECKING:
 
 LABELLED = 16
 """Most columns that are named one by one."""
-NUMBERED = 12
-"""Most tasks for which the numbers are written into the cells: more have no room."""
 
 
 def without(view: View, part: Diagnosis) -> Figure:
     """Heat map: row the task, column the expert left out, by how many points the task's accuracy changes."""
-    from diagnostics.figures import style
+    from diagnostics.figures import heat, style
 
     count = len(view.tasks)
     figure = style.new_figure(1.9 + 0.46 * count)
     axes = figure.subplots()
     cells = [[change.tasks[task] for change in part.without] for task in range(count)]
     texts = [[points(cell).replace(" ", "\n", 1).replace("± ", "±") for cell in row] for row in cells]
-    shown = texts if count <= NUMBERED else None
-    _heat(axes, [[cell.value for cell in row] for row in cells], "RdBu_r", shown)
-    _name(axes, view.tasks, view.tasks)
+    shown = texts if count <= heat.NUMBERED else None
+    heat.heat(axes, [[cell.value for cell in row] for row in cells], "RdBu_r", shown, scale="signed rows")
+    heat.name_axes(axes, view.tasks, view.tasks)
     axes.set_xlabel("expert left out")
     n = f"{min(part.examples)} to {max(part.examples)}" if len(set(part.examples)) > 1 else f"{part.examples[0]}"
     axes.set_title(
@@ -48,7 +45,7 @@ def is_map(part: Diagnosis) -> bool:
 
 def coefficients(view: View, part: Diagnosis) -> Figure:
     """Heat map of λ (row the task, column the block in order of depth); below, the loss while it was learned."""
-    from diagnostics.figures import style
+    from diagnostics.figures import heat, style
 
     found, count = part.coefficients, len(view.tasks)
     assert found is not None
@@ -59,9 +56,11 @@ def coefficients(view: View, part: Diagnosis) -> Figure:
     )[:, 0]
     few = len(found.blocks) <= LABELLED
     texts = [[fixed(value, 2) for value in row] for row in found.values] if few else None
-    _heat(axes, found.values, "PuOr_r", texts)
+    heat.heat(axes, found.values, "PuOr_r", texts, scale="signed rows")
     ticks = range(0, len(found.blocks), 1 if few else len(found.blocks) // 8)
-    _name(axes, view.tasks, [found.blocks[i].replace("transformer.resblocks.", "layer ") for i in ticks], ticks)
+    heat.name_axes(
+        axes, view.tasks, [found.blocks[i].replace("transformer.resblocks.", "layer ") for i in ticks], ticks
+    )
     ranges = axes.twinx()
     ranges.set_ylim(axes.get_ylim())
     spans = [f"{fixed(min(values), 2)} to {fixed(max(values), 2)}" for values in found.values]
@@ -78,7 +77,7 @@ def coefficients(view: View, part: Diagnosis) -> Figure:
 
 def task_vectors(view: View, part: Diagnosis) -> Figure:
     """Heat maps of the cosines of task vectors and of the share of entries on which two of them have opposite signs."""
-    from diagnostics.figures import style
+    from diagnostics.figures import heat, style
 
     count, vectors = len(view.tasks), part.vectors
     figure = style.new_figure(2.4 + 0.24 * count)
@@ -86,56 +85,15 @@ def task_vectors(view: View, part: Diagnosis) -> Figure:
     off = [value for i, row in enumerate(vectors.cosines) for j, value in enumerate(row) if i != j]
     top = max((abs(value) for value in off), default=1.0) or 1.0
     shown = [[0.0 if i == j else value / top for j, value in enumerate(row)] for i, row in enumerate(vectors.cosines)]
-    for axes, values, cmap, cells, title in (
-        (left, shown, "RdBu", vectors.cosines, "cosine"),
-        (right, vectors.conflicts, "Oranges", vectors.conflicts, "share of opposite signs"),
+    for axes, values, cmap, cells, title, scale in (
+        (left, shown, "RdBu", vectors.cosines, "cosine", "signed"),
+        (right, vectors.conflicts, "Oranges", vectors.conflicts, "share of opposite signs", "share"),
     ):
         texts = [
             ["" if i == j else f"{v:.2f}".replace("0.", ".") for j, v in enumerate(row)] for i, row in enumerate(cells)
         ]
-        _heat(axes, values, cmap, texts if count <= NUMBERED else None, by_row=False, size=6.5)
-        _name(axes, view.tasks, view.tasks, size=7)
+        heat.heat(axes, values, cmap, texts if count <= heat.NUMBERED else None, scale=scale, size=6.5)
+        heat.name_axes(axes, view.tasks, view.tasks, size=7)
         axes.set_title(title, loc="left")
     right.set_yticks([])
     return figure
-
-
-def _heat(
-    axes: Any,
-    values: Sequence[Sequence[float]],
-    cmap: str,
-    texts: Sequence[Sequence[str]] | None,
-    *,
-    by_row: bool = True,
-    size: float = 7,
-) -> None:
-    """Draw cells; with ``by_row`` the colours of each row reach from minus to plus its largest magnitude."""
-    import numpy as np
-
-    from diagnostics.figures import style
-
-    array = np.array(values, dtype=float)
-    if by_row:
-        array = array / np.maximum(np.abs(array).max(axis=1, keepdims=True), 1e-12)
-    low = 0.0 if cmap == "Oranges" else -1.0
-    image = axes.pcolormesh(
-        np.arange(array.shape[1]), np.arange(array.shape[0]), array, cmap=cmap, shading="nearest", vmin=low, vmax=1.0
-    )
-    for i, row in enumerate(texts or ()):
-        for j, text in enumerate(row):
-            colour = style.readable_on(image.cmap(image.norm(array[i, j])))
-            axes.text(j, i, text, ha="center", va="center", fontsize=size, color=colour, linespacing=0.95)
-    axes.invert_yaxis()
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _name(
-    axes: Any, rows: Sequence[str], columns: Sequence[str], at: Sequence[int] | None = None, size: float = 8
-) -> None:
-    """Name every row, and the columns at these places (all, without them)."""
-    from diagnostics.figures import style
-
-    axes.set_yticks(range(len(rows)), map(style.named, rows), fontsize=size)
-    places = range(len(columns)) if at is None else at
-    axes.set_xticks(places, map(style.named, columns), rotation=40, ha="right", fontsize=size - (at is not None))

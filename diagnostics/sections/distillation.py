@@ -114,6 +114,7 @@ SECTION = Section(
     compute=compute,
     title="Distillation ladder",
     link="ladder",
+    how=("8",),
     table=table,
     figures={"ladder": Drawn(figure)},
 )

@@ -64,33 +64,22 @@ def table(view: View, part: HeterogeneitySection) -> Table:
 
 
 def figure(view: View, part: HeterogeneitySection) -> Figure:
-    """Heat map of R_ij, the risk on task i of expert j's posterior, in f^lin."""
-    import numpy as np
+    """Heat map of R_ij, the risk on task i of expert j's posterior, in f^lin; colours compare within a row."""
+    from diagnostics.figures import heat, style
 
-    from diagnostics.figures import style
-
-    table = part.readings["linearised"]
-    risk, count = np.array(table.risk), len(view.tasks)
-    figure = style.new_figure(1.6 + 0.42 * count)
+    table, count = part.readings["linearised"], len(view.tasks)
+    figure = style.new_figure(1.7 + 0.42 * count)
     axes = figure.subplots()
-    image = axes.pcolormesh(np.arange(count), np.arange(count), risk, cmap="cividis", shading="nearest")
-    names = [style.named(name) for name in view.tasks]
-    axes.set_xticks(range(count), names, rotation=40, ha="right")
-    axes.set_yticks(range(count), names)
-    axes.invert_yaxis()
+    texts = [[f"{value:.2f}" for value in row] for row in table.risk] if count <= heat.NUMBERED else None
+    heat.heat(axes, table.risk, "cividis", texts, scale="rows", size=8)
+    heat.name_axes(axes, view.tasks, view.tasks)
     axes.set_xlabel("posterior of expert j")
     axes.set_ylabel("task i")
-    middle = (risk.min() + risk.max()) / 2
-    for i, row in enumerate(risk):
-        for j, value in enumerate(row):
-            colour = "#ffffff" if value < middle else "#000000"
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.spines[:].set_visible(False)
-    n = min(table.examples)
-    bar = figure.colorbar(image, shrink=0.8)
-    if bar.solids is not None:
-        bar.solids.set_rasterized(False)
-    bar.set_label(f"R_ij (nats), n = {n} per task")
+    axes.set_title(
+        f"R_ij (nats), n = {min(table.examples)} per task\ndark: the row's least risk; light: its largest",
+        loc="left",
+        fontsize=8,
+    )
     return figure
 
 
@@ -99,6 +88,7 @@ SECTION = Section(
     compute=compute,
     title="Cross-risk and heterogeneity",
     link="cross-risk",
+    how=("1",),
     table=table,
     figures={"cross_risk": Drawn(figure, once=True)},  # the cross-risk is the experts': one for all merges
 )

@@ -240,7 +240,7 @@ def figure(view: View, part: LabelFreeSection) -> Figure:
     axes = figure.subplots()
     rows, names = (*part.tasks, part.total), [*map(style.named, view.tasks), "all tasks"]
     styles = {
-        "expected_error": (style.ORANGE, "o", "E[1 − p_T(merge's label)], no labels"),
+        "expected_error": (style.ORANGE, "o", "1 − teacher's probability of the merge's label"),
         "rectified": (style.BLUE, "s", "rectified on validation labels"),
         "validation_error": (style.GREEN, "^", "observed on validation alone"),
         "test_error": (INK, "x", "test error"),
@@ -264,6 +264,7 @@ SECTION = Section(
     compute=compute,
     title="What is known without labels",
     link="without labels",
+    how=("7",),
     table=table,
     figures={"label-free": Drawn(figure)},
     sentence=sentence,

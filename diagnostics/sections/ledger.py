@@ -180,6 +180,7 @@ SECTION = Section(
     compute=compute,
     title="Ledger: where the risk comes from",
     link="ledger",
+    how=("18", "14", "19"),
     table=table,
     figures={"ledger": Drawn(figure)},
     missing=lambda part: part.missing,

@@ -235,6 +235,7 @@ SECTION = Section(
     compute=compute,
     title="How far from θ_0 one can go",
     link="distance",
+    how=("5a", "7"),
     table=table,
     figures={"sweep": Drawn(figure), "controls": Drawn(controls)},
     sentence=sentence,

@@ -16,7 +16,7 @@ from diagnostics.settings import Settings
 from merging import artifact, merge
 from merging.suites import toy
 
-SMALL = Settings(held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, hessian=1, gram=1, resamples=10)
+SMALL = Settings(held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, resamples=10)
 
 
 def card(merged, measured=None):

@@ -13,9 +13,7 @@ from diagnostics.settings import Settings
 from merging import merge
 from merging.suites import Suite, toy
 
-SMALL = Settings(
-    held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, hessian=1, gram=1, resamples=10, gibbs_draws=1
-)
+SMALL = Settings(held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, resamples=10, gibbs_draws=1)
 
 
 def without(suite: Suite, *splits: str) -> Suite:

@@ -23,9 +23,7 @@ from merging.suites import Suite
 
 LENGTH, WIDTH, CLASSES, TASKS = 5, 8, 3, 2
 SIZES = {"train": 6, "calibration": 4, "validation": 6, "test": 6}
-SMALL = Settings(
-    held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, hessian=1, gram=1, resamples=10, gibbs_draws=1
-)
+SMALL = Settings(held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, resamples=10, gibbs_draws=1)
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "gauss_newton": {"examples": 4, "iterations": 3},
     "tangent": {"examples": 4},

@@ -50,6 +50,21 @@ def test_products_and_top_eigenvalue_match_the_dense_matrix(matrix):
     assert got == pytest.approx(float(torch.linalg.eigvalsh(expected)[-1]), rel=1e-8)
 
 
+def test_top_curvature_has_the_error_of_the_examples_curvatures():
+    forward, params, sample = labelled("mlp")
+    values, vectors = torch.linalg.eigh(dense_hessian(forward, params, sample))
+    along = vectors[:, -1]
+    single = [dense_hessian(forward, params, sample.take(slice(i, i + 1))) for i in range(len(sample))]
+    curvatures = torch.stack([along @ one @ along for one in single])
+    got = curvature.top_curvature(forward, params, sample, batch_size=2)
+    assert got.value == pytest.approx(float(values[-1]), rel=1e-8)
+    assert float(curvatures.mean()) == pytest.approx(got.value, rel=1e-8)
+    assert got.stderr == pytest.approx(float(curvatures.std()) / len(sample) ** 0.5, rel=1e-4)
+    assert (got.n, got.status) == (len(sample), "estimated")
+    with pytest.raises(InputError, match="at least 2"):
+        curvature.top_curvature(forward, params, sample.take(slice(1)))
+
+
 @pytest.mark.parametrize("name", ["vit", "text"])
 @pytest.mark.parametrize("matrix", DENSE)
 def test_products_of_towers_match_the_dense_matrix(name, matrix):

@@ -18,7 +18,7 @@ from merging.suites import toy
 
 SMALL = Settings(
     held_out=8, kernel=4, train=8, draws=4, weight_draws=1, points=3, control_points=2, control_experts=1, gram=2,
-    hessian=1, gibbs_draws=1, resamples=10,
+    hessian=2, gibbs_draws=1, resamples=10,
 )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_one_path_from_files_to_files(folder, tmp_path, monkeypatch, capsys):
     assert merging(["--suite", str(folder / "suite.yaml"), "--method", "samerging", *steps]) == 0
     found = artifact.load("out.pt")
     assert found.origin == str(folder / "suite.yaml")
-    small = "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2 --gram 1 --hessian 1"
+    small = "--held-out 4 --kernel 4 --train 4 --draws 4 --points 3 --control-points 2"
     assert bound_report.main(["--merged", "out.pt", "--workers", "1", *small.split()]) == 0
     content = json.loads(Path("report/report.json").read_text())
     assert not content["provenance"]["missing"]
