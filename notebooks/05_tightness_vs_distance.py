@@ -24,7 +24,10 @@
 # $$L_\alpha(\theta(s)) \le L^{\rm lin}_\alpha(\theta(s)) + \varepsilon^+_\alpha(\theta(s)),\qquad
 # \text{corrected}(s) = \text{linearised}(s) + \varepsilon^+_\alpha(\theta(s)). \tag{7}$$
 #
-# So nothing in (5) says how far one may go; the *NTK radius* describes it: the smallest distance at which the residual
+# So nothing in (5) says how far one may go: the constant is the slack of the experts' own bounds at the anchors that
+# somebody chose, here the experts themselves, and says nothing about the merge
+# ([section 14](../docs/theory.md#14-the-total-of-5-is-a-choice-of-anchors)). The *NTK radius* describes how far: the
+# smallest distance at which the residual
 # $\lVert f-f^{\rm lin}\rVert/\lVert f-f_0\rVert$ reaches a tolerance.
 #
 # **Proof idea.**
@@ -121,10 +124,11 @@ for path in section.paths:
 # ## Readings
 #
 # Top: all three readings are flat and far above the risk, and also above the risk of knowing nothing
-# ($\sum_t\alpha_t\ln C_t$): the posteriors' cost, which no distance changes, is nearly all there is. Middle: the same
-# curves with that cost taken off, each reading's distance from the risk at $s = 0$. Now the shapes can be compared with
-# the risk: *linearised* is $L^{\rm lin}$, *corrected* stays above the risk, and the more so the farther. Bottom: the
-# residual; shaded is the NTK radius.
+# ($\sum_t\alpha_t\ln C_t$): the slack at the experts, which no distance changes, is nearly all there is. With anchors
+# at $\theta_0$ the same theorem would put it at a fluctuation of one mean, for the same merge: (17). So only what moves
+# informs. Middle: the same curves with the slack taken off, each reading's distance from the risk at $s = 0$. Now the
+# shapes can be compared with the risk: *linearised* is $L^{\rm lin}$, *corrected* stays above the risk, and the more so
+# the farther. Bottom: the residual; shaded is the NTK radius.
 
 # %%
 figure, panels = plt.subplots(3, 3, figsize=(6.8, 5.6), sharex="col", sharey="row", height_ratios=[1, 1.5, 1])

@@ -30,8 +30,9 @@ def test_the_python_example_runs_and_is_short(capsys, tmp_path, monkeypatch):
 
 def test_the_commands_are_those_of_the_makefile():
     makefile = joined((ROOT / "Makefile").read_text(encoding="utf-8"))
-    for line in joined("\n".join(blocks("bash"))).splitlines():
-        command = line.split("#")[0].strip()
+    commands = [line.split("#")[0].strip() for line in joined("\n".join(blocks("bash"))).splitlines()]
+    assert {"make", "mergebound"} <= {command.split()[0] for command in commands if command}
+    for command in commands:
         if command.startswith("make "):
             assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE), command
         elif command.startswith(("python -m merging", "python -m diagnostics")):
@@ -41,14 +42,18 @@ def test_the_commands_are_those_of_the_makefile():
 
 
 def test_files_it_names_exist():
-    for name in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+    names = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert len(names) > 5
+    for name in names:
         assert (ROOT / name).is_file(), name
 
 
 def test_modules_it_names_exist():
     import importlib
 
-    for dotted in re.findall(r"`((?:bounds|merging|diagnostics)(?:\.\w+)+)`", README):
+    names = re.findall(r"`((?:bounds|merging|diagnostics)(?:\.\w+)+)`", README)
+    assert len(names) > 5
+    for dotted in names:
         module, _, name = dotted.rpartition(".")
         if not (ROOT / (dotted.replace(".", "/") + ".py")).is_file() and not (ROOT / dotted.replace(".", "/")).is_dir():
             assert hasattr(importlib.import_module(module), name), dotted

@@ -49,14 +49,12 @@ class Advice:
             if not self.suite:
                 return f"from merging import merge; better = merge({', '.join([repr(trial.method), 'suite', *given])})"
             options = [word for k, v in trial.settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
-            words = ["--method", trial.method, "--suite", self.suite, *options]
+            words = ["merge", "--method", trial.method, "--suite", self.suite, *options]
         elif file == MEMORY or not self.suite:
             return f"from merging.editing import Edit, edited; better = edited(artifact, suite, {_as_python(edit)})"
         else:
             words = ["edit", file, *_options(edit)]
-        return shlex.join(
-            ["python", "-m", "merging", *words, "--candidates", str(self.looked_at), "--out", "better.pt"]
-        )
+        return shlex.join(["mergebound", *words, "--candidates", str(self.looked_at), "--out", "better.pt"])
 
 
 def _options(edit: Edit) -> list[str]:

@@ -21,6 +21,7 @@ from bounds.validation import check_count
 from diagnostics.study.certificates import coefficient_rows, held_out_rows
 from diagnostics.study.means import count_rows, mean_rows
 from diagnostics.study.merging import theorem_rows
+from diagnostics.study.population import population_rows
 from diagnostics.study.rows import Row, as_csv
 from diagnostics.study.single import evalue_rows, flatness_rows
 from merging.commands import console, one_line, run, track
@@ -34,6 +35,7 @@ EXPERIMENTS: tuple[Callable[[np.random.Generator, int], list[Row]], ...] = (
     coefficient_rows,
     count_rows,
     mean_rows,
+    population_rows,
 )
 _NAME = "mergebound study"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy.special import betaincinv
 
 from bounds.certificates import BoundedSample, Constants, choose_constants, held_out, weighted_mean
-from diagnostics.study.rows import DELTA, Row, violation_row
+from diagnostics.study.rows import DELTA, Row, exact_row, violation_row
 
 MANY = 10
 """A draw of a count is one number: so many more of them."""
@@ -17,12 +18,42 @@ MANY = 10
 
 def count_rows(generator: np.random.Generator, draws: int) -> list[Row]:
     """(13) on classes with fixed counts, against plain Clopper-Pearson where that fails; (16) with its mutant."""
-    draws, n, delta = MANY * draws, 10, 0.25
+    return [*_pair(), *_unlike(generator, MANY * draws), *_randomised(generator, MANY * draws)]
+
+
+def _pair() -> list[Row]:
+    """Section 8's counterexample, by enumeration: of two examples the first is wrong for sure."""
+    rates = (1.0, 0.9499)
+    setting, truth = f"two examples, rates {rates[0]:g} and {rates[1]:g}, exact", sum(rates) / 2
+    law = {1: 1.0 - rates[1], 2: rates[1]}  # number of errors -> probability
+    limits: dict[str, Callable[[int], float]] = {
+        "as stated": lambda k: held_out(k, 2, DELTA).value,
+        "without the maximum": lambda k: _plain(k, 2, DELTA),
+    }
+    return [
+        exact_row(
+            "(13)",
+            variant,
+            setting,
+            "statement" if variant == "as stated" else "mutant",
+            sum((p for k, p in law.items() if limit(k) < truth), 0.0),
+        )
+        for variant, limit in limits.items()
+    ]
+
+
+def _plain(errors: int, n: int, delta: float) -> float:
+    """Clopper and Pearson's limit, for i.i.d. examples."""
+    return 1.0 if errors == n else float(betaincinv(errors + 1, n - errors, 1.0 - delta))
+
+
+def _unlike(generator: np.random.Generator, draws: int) -> list[Row]:
+    n, delta = 10, 0.25
     sure = 1.0 - n * (1.0 - (1.0 - delta) ** (1.0 / n)) + 1e-4  # one example that may be right; nine that never are
     errors = n - 1 + generator.binomial(1, sure, draws)
     truth, setting = (n - 1 + sure) / n, f"n={n}: 9 sure errors, one of rate {sure:.3f}; delta={delta:g}"
     stated = np.array([held_out(k, n, delta).value for k in range(n + 1)])
-    plain = np.array([1.0 if k == n else float(betaincinv(k + 1, n - k, 1.0 - delta)) for k in range(n + 1)])
+    plain = np.array([_plain(k, n, delta) for k in range(n + 1)])
     rows = [
         violation_row("(13)", "as stated", setting, "statement", stated[errors] < truth, delta),
         violation_row("(13)", "plain Clopper-Pearson", setting, "mutant", plain[errors] < truth, delta),
@@ -32,12 +63,19 @@ def count_rows(generator: np.random.Generator, draws: int) -> list[Row]:
     rows.append(
         violation_row("(13)", "as stated", "two classes of 50, rates .02 and .6", "statement", table[errors] < 0.31)
     )
+    return rows
+
+
+def _randomised(generator: np.random.Generator, draws: int) -> list[Row]:
+    """(16): models that err at .1 or .5."""
+    n, table = 100, np.array([held_out(k, 100, DELTA).value for k in range(101)])
     setting = f"model errs at .1 or .5 with probability 1/2, n={n}"
     own = generator.binomial(n, 0.3, draws)
-    rows.append(violation_row("(16)", "as stated", setting, "statement", table[own] < 0.3))
     common = generator.binomial(n, generator.choice([0.1, 0.5], draws))
-    rows.append(violation_row("(16)", "one common draw", setting, "mutant", table[common] < 0.3))
-    return rows
+    return [
+        violation_row("(16)", "as stated", setting, "statement", table[own] < 0.3),
+        violation_row("(16)", "one common draw", setting, "mutant", table[common] < 0.3),
+    ]
 
 
 def mean_rows(generator: np.random.Generator, draws: int) -> list[Row]:

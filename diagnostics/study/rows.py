@@ -25,7 +25,8 @@ class Row:
 
     ``claim`` is the equation, ``variant`` "as stated" or what the mutant leaves out; ``rate`` is the
     violation rate (for e-values: the mean), ``lower`` and ``upper`` its one-sided 95 % limits, ``limit`` the
-    delta (for e-values: 1) it is held against.
+    delta (for e-values: 1) it is held against. A rate that was summed over all outcomes has 0 ``draws``, and is its
+    own limits.
     """
 
     claim: str
@@ -59,6 +60,21 @@ def violation_row(
         rate=count / draws,
         lower=lower,
         upper=upper,
+        limit=delta,
+    )
+
+
+def exact_row(claim: str, variant: str, setting: str, kind: Kind, rate: float, delta: float = DELTA) -> Row:
+    """Return the row of a violation rate that was summed over all outcomes."""
+    return Row(
+        claim=claim,
+        variant=variant,
+        setting=setting,
+        kind=kind,
+        draws=0,
+        rate=rate,
+        lower=rate,
+        upper=rate,
         limit=delta,
     )
 

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from bounds.types import Estimate, InputError
 from diagnostics import bound_report
+from diagnostics.cli import main as mergebound
 from diagnostics.diagnosis import (
     HURT,
     NEUTRAL,
@@ -344,9 +345,9 @@ def test_advice_runs_as_it_is_printed(tmp_path, monkeypatch, capsys):
     for line in found.advice:
         command = line.command("a b.pt")
         assert command.replace("'", "&#39;") in page
-        python, dash_m, module, *arguments = shlex.split(command)
-        assert (python, dash_m, module) == ("python", "-m", "merging")
-        assert merging(arguments) == 0
+        program, *arguments = shlex.split(command)
+        assert program == "mergebound"
+        assert mergebound(arguments) == 0
         after = mean_accuracy(suite.tasks, load("better.pt").merged, "validation")
         assert after - before == pytest.approx(line.change.value)
         assert load("better.pt").used == {**(load("better.pt").used or {}), "validation": found.tried + 1}

@@ -229,7 +229,9 @@ def check_markdown(text):
 
 def test_markdown_has_every_column_and_row(two):
     tables = shown(two, list(SECTIONS))
-    for name, text in report_tables.as_markdown(two, list(SECTIONS)).items():
+    texts = report_tables.as_markdown(two, list(SECTIONS))
+    assert list(texts) == list(tables)
+    for name, text in texts.items():
         header, ruler, *rows = check_markdown(text)
         table = tables[name]
         assert len(rows) == len(table.rows)

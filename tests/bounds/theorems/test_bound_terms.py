@@ -52,6 +52,7 @@ def test_rows_are_unique_and_say_everything():
 
 def test_every_term_of_every_bound_has_a_row():
     for bound in every_bound():
+        assert bound.terms, bound.name
         for term in bound.terms:
             assert term.name in KIND_OF, f"{bound.name}: {term.name}"
 

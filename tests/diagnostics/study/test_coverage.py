@@ -5,12 +5,25 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom
 
+from bounds.certificates import held_out
 from bounds.pac_bayes import lemma1
 from bounds.types import Estimate, InputError
 from diagnostics.study import coverage as study
 from diagnostics.study.certificates import exact_miss_rate, gibbs_mean
+from diagnostics.study.population import (
+    ALPHA,
+    CLASSES,
+    EACH,
+    FLOOR,
+    LABELLED,
+    UNLABELLED,
+    Certified,
+    drawn,
+    populations,
+)
 from diagnostics.study.rows import Row, mean_row, rate_limits, violation_row
 from diagnostics.study.world import (
     OneHotLogistic,
@@ -33,7 +46,8 @@ def rows():
 def test_every_statement_holds_and_every_mutant_is_caught(rows):
     assert [row for row in rows if not row.passed] == []
     assert {(r.claim, r.variant) for r in rows if r.kind == "statement"} == {
-        (claim, "as stated") for claim in ("(2)", "(2a)", "(4)", "(5)", "(9)", "(10)", "(13)", "(14)", "(15)", "(16)")
+        (claim, "as stated")
+        for claim in ("(2)", "(2a)", "(4)", "(5)", "(9)", "(10)", *(f"({n})" for n in (13, 14, 15, 16, 18, 19)))
     }
     assert {(r.claim, r.variant) for r in rows if r.kind == "mutant"} == {
         ("(2)", "no Poincaré term"),
@@ -53,11 +67,15 @@ def test_every_statement_holds_and_every_mutant_is_caught(rows):
         ("(10)", "KL/2"),
         ("(10)", "draws taken for the mean"),
         ("(13)", "plain Clopper-Pearson"),
+        ("(13)", "without the maximum"),
         ("(14)", "n_t/n for alpha"),
         ("(14)", "delta not divided"),
         ("(14)", "difference of two limits"),
         ("(15)", "mean of g taken as exact"),
+        ("(15)", "inputs of other class shares"),
         ("(16)", "one common draw"),
+        ("(18)", "difference of two limits"),
+        ("(19)", "raw cross-entropy"),
     }
 
 
@@ -67,6 +85,39 @@ def test_simulated_rate_of_held_out_matches_its_exact_tail(rows):
         tail = exact_miss_rate(0.3, 200, method)
         assert row.lower <= tail <= row.upper
     assert exact_miss_rate(0.3, 200, "clopper-pearson") <= 0.05
+
+
+def test_the_pair_of_section_8_is_summed_over_its_outcomes(rows):
+    """One error has probability .0501; plain Clopper-Pearson is then sqrt(.95) = .97468, below the mean .97495."""
+    pair = {row.variant: row for row in rows if "two examples" in row.setting}
+    assert pair["without the maximum"].rate == pytest.approx(0.0501)
+    assert pair["as stated"].rate == 0.0
+    assert all((row.draws, row.lower, row.upper) == (0, row.rate, row.rate) for row in pair.values())
+    assert math.sqrt(0.95) < (1 + 0.9499) / 2 <= held_out(1, 2, 0.05).value
+
+
+def test_populations_have_exact_means_and_splits_their_classes():
+    worlds, pilots = populations(np.random.default_rng(3))
+    certified = Certified(worlds, pilots)
+    for task, (world, classes) in enumerate(zip(worlds, CLASSES, strict=True)):
+        error, excess, nats = (world.quantities[name] for name in ("error", "excess", "nats"))
+        assert len(error.values) == classes * EACH
+        assert torch.equal(excess.values, error.values - world.losses.experts[:, task])
+        capped = -torch.log((1 - FLOOR) * torch.exp(-world.raw) + FLOOR / classes)
+        assert torch.allclose(nats.values, capped)
+        assert nats.upper == pytest.approx(math.log(classes / FLOOR))
+        for sample in (error, nats):
+            assert float(sample.predicted @ sample.values) > float(sample.predicted.mean() * sample.values.sum())
+    weighted = sum(a * world.losses.merged.mean() for a, world in zip(ALPHA, worlds, strict=True))
+    assert certified.truth["error"] == pytest.approx(float(weighted))
+    assert sum(certified.parts) == pytest.approx(float(weighted)), "(18) adds up"
+    own = sum(a * world.losses.experts[:, t].mean() for t, (a, world) in enumerate(zip(ALPHA, worlds, strict=True)))
+    assert certified.parts[0] == pytest.approx(float(own))
+    assert certified.raw > certified.truth["nats"] + 0.5, "what a few sure and wrong examples cost"
+    labelled, others, easy = drawn(np.random.default_rng(0))
+    for classes, n, more, *positions in zip(CLASSES, LABELLED, UNLABELLED, labelled, others, easy, strict=True):
+        counts = [torch.bincount(p // EACH, minlength=classes).tolist() for p in positions]
+        assert counts == [[n] * classes, [more] * classes, [more * classes] + [0] * (classes - 1)]
 
 
 def test_verdicts():

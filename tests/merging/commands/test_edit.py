@@ -1,4 +1,4 @@
-"""``python -m merging edit``: what it writes is what the function makes; bad input is one line."""
+"""``mergebound edit``: what it writes is what the function makes; bad input is one line."""
 
 import pytest
 import torch

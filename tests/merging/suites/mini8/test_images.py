@@ -43,7 +43,10 @@ def test_labels_stay_with_their_images(source, tmp_path):
     with np.load(tmp_path / "first.npz") as arrays:
         sides = [zip(arrays[f"x_{side}"], arrays[f"y_{side}"], strict=True) for side in ("train", "test")]
         label = {image.tobytes(): y for side in sides for image, y in side}
-    for images, labels in split(source, "first", tmp_path, SIZES, 3).values():
+    parts = split(source, "first", tmp_path, SIZES, 3)
+    assert {"train", "calibration", "validation", "test"} <= set(parts)
+    for images, labels in parts.values():
+        assert len(labels) > 0
         assert [label[image.tobytes()] for image in images] == labels.tolist()
 
 

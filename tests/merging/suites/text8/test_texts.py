@@ -46,7 +46,9 @@ def test_sizes_are_kept_where_there_is_enough_and_shared_where_there_is_not():
 
 
 def test_parts_of_the_source_do_not_mix_and_calibration_has_no_label():
-    for row in choose("t", rows(40, 40), distinct(80), Sizes(), 0):
+    chosen = choose("t", rows(40, 40), distinct(80), Sizes(), 0)
+    assert {row["split"] for row in chosen} == {"train", "calibration", "validation", "test"}
+    for row in chosen:
         own = "train" if row["split"] in ("train", "calibration") else "test"
         assert row["text"].startswith(own)
         assert ("label" in row) == ("label_name" in row) == (row["split"] != "calibration")
