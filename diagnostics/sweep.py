@@ -117,7 +117,7 @@ def _main(command: Command) -> None:
         files=FILES,
         suite=command.suite,
     )
-    local = Local(command.drift and command.settings.gram > 0, command.sharpness)
+    local = Local(assumed=True, drift=command.drift and command.settings.gram > 0, sharpness=command.sharpness)
     section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)

@@ -153,7 +153,7 @@ def _per_example(workspace: Workspace, subject: Subject) -> Mapping[str, Sequenc
     bounds, at = workspace.at_merge(subject)
     table: dict[str, Sequence[Values]] = {RISK: [risk], ERROR: [error]}
     for bound in bounds:
-        terms = at.assumed if bound.reading == "assumed-linear" else at.linear
+        terms = (at.assumed or at.linear) if bound.reading == "assumed-linear" else at.linear
         along = list(terms.gap.averaged(workspace.beta))
         if bound.reading == "corrected":
             along = [a + e for a, e in zip(along, at.transfer.values, strict=True)]

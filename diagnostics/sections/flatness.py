@@ -59,6 +59,7 @@ class FlatnessSection:
 
 def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     """Measure each task at θ_m; the α-weighted gradient is summed over tasks before its norm is taken."""
+    workspace.check_labels("test", "flatness of the risk")
     settings, count = workspace.settings, len(workspace.names)
     wanted = [Pieces("slope", subject.key, lambda index: _slope(workspace, subject, index), count)]
     if settings.hessian:

@@ -1,4 +1,4 @@
-"""The distance sweep: every reading along θ_0 → θ_m, θ_0 → expert and random directions of the same norm."""
+"""The distance sweep: what moves along θ_0 → θ_m, θ_0 → expert and random directions of the same norm."""
 
 from __future__ import annotations
 
@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Local:
-    """What else to measure at every point; both take longer than the bounds themselves."""
+    """What else to measure at every point; each takes longer than the rest.
 
+    ``assumed`` is the assumed-linear reading of (5), which needs a derivative of the network.
+    """
+
+    assumed: bool = False
     drift: bool = False
     sharpness: bool = False
 
@@ -97,7 +101,7 @@ def sweep(
         theta = paths[path].weights(s)
         drift = _drift(workspace, made_base.take(), theta) if local.drift else {}
         sharp = {"sharpness": _sharpness(workspace, theta)} if local.sharpness else {}
-        return to_plain(replace(paths[path].point(s), **drift, **sharp))
+        return to_plain(replace(paths[path].point(s, assumed=local.assumed), **drift, **sharp))
 
     of = local, [(d.key, d.grid) for d in directions]
     found = workspace.pieces(Pieces("sweep", of, evaluate, len(jobs)), f"{subject.label}: distance sweep")

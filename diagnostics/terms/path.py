@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from bounds.heterogeneity import cross_risk
 from bounds.scores import zero_one_loss
 from bounds.theorems import AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
-from bounds.types import Bound, Estimate, Params
+from bounds.types import Bound, Estimate, Params, weighted_sum
 from diagnostics.terms import experts as expert_side
 from diagnostics.terms import linear as linear_world
 from diagnostics.terms import merge as merge_terms
@@ -26,10 +26,10 @@ class SweepPoint:
 
     ``risk`` and ``error`` are the real network's on the held-out subsample, ``linear_risk`` is f^lin's; ``bounds`` maps
     a reading to the value of (5), ``terms`` a reading to the values of its terms and ``gaps`` a reading to bound -
-    risk; ``task_risks`` [T] is the network's risk per task; ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖.
-    Risks are cross-entropies in nats. Where they were asked for (else None), α-weighted means over tasks: ``rotation``
-    S(K_0, K_s) and ``relative_change`` ‖K_s - K_0‖/‖K_0‖ of the kernel, ``sharpness`` the increase of the risk (nats)
-    along the SAM step of radius ρ.
+    risk (the assumed-linear reading where it was asked for); ``task_risks`` [T] is the network's risk per task;
+    ``transfer`` is ε⁺, ``residual`` ‖f - f^lin‖/‖f - f_0‖. Risks are cross-entropies in nats. Where they were asked for
+    (else None), α-weighted means over tasks: ``rotation`` S(K_0, K_s) and ``relative_change`` ‖K_s - K_0‖/‖K_0‖ of the
+    kernel, ``sharpness`` the increase of the risk (nats) along the SAM step of radius ρ.
     """
 
     s: float
@@ -53,7 +53,7 @@ class AtPoint:
     """What the bounds at one point are made of."""
 
     network: merge_terms.NetworkAtPoint
-    assumed: merge_terms.MergeTerms
+    assumed: merge_terms.MergeTerms | None
     linear: merge_terms.MergeTerms
     transfer: merge_terms.Transfer
 
@@ -109,19 +109,19 @@ class Path:
         """Return θ(s)."""
         return combine(self.suite.task_vectors.base, self.displacement, s)
 
-    def bounds(self, s: float, network: merge_terms.NetworkAtPoint | None = None) -> tuple[tuple[Bound, ...], AtPoint]:
-        """Return the three readings at s, and what they were made of; ``network`` if it is known there already."""
+    def bounds(self, s: float, network: merge_terms.NetworkAtPoint) -> tuple[tuple[Bound, ...], AtPoint]:
+        """Return the readings at s, and what they were made of: all three, or two without the network's derivatives."""
         side = self.side
-        if network is None:
-            network = merge_terms.network_at(self.suite.tasks, self.worlds, self.weights(s), side.centre)
-        assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.weights)
         linear = merge_terms.linearised_terms(self.worlds, side.posteriors, s, side.weights.alpha)
         transfer = merge_terms.transfer_terms(self.worlds, network, s, side.weights.alpha)
-        readings: Sequence[tuple[Experts[AnchorStatistics], merge_terms.MergeTerms, ReadAs]] = (
-            (side.assumed, assumed, "assumed-linear"),
+        readings: list[tuple[Experts[AnchorStatistics], merge_terms.MergeTerms, ReadAs]] = [
             (side.linear, linear, "linearised"),
             (side.linear, linear, Corrected(transfer.positive)),
-        )
+        ]
+        assumed = None
+        if network.tangents:
+            assumed = merge_terms.assumed_linear_terms(self.worlds, network, side.draws, side.weights)
+            readings.insert(0, (side.assumed, assumed, "assumed-linear"))
         bounds = tuple(
             theorem2(
                 experts,
@@ -135,9 +135,14 @@ class Path:
         )
         return bounds, AtPoint(network, assumed, linear, transfer)
 
-    def point(self, s: float) -> SweepPoint:
-        """Return everything the sweep shows at s."""
-        bounds, at = self.bounds(s)
+    def point(self, s: float, *, assumed: bool = False) -> SweepPoint:
+        """Return everything the sweep shows at s; ``assumed``: the assumed-linear reading, too."""
+        tasks, theta = self.suite.tasks, self.weights(s)
+        if assumed:
+            network = merge_terms.network_at(tasks, self.worlds, theta, self.side.centre)
+        else:
+            network = merge_terms.scores_at(tasks, self.worlds, theta)
+        bounds, at = self.bounds(s, network)
         wrong = [
             float(zero_one_loss(scores, world.labels).mean())
             for scores, world in zip(at.network.scores, self.worlds, strict=True)
@@ -146,7 +151,7 @@ class Path:
             linear_world.losses(scores, world.labels)
             for scores, world in zip(at.network.scores, self.worlds, strict=True)
         ]
-        risk = at.assumed.risk
+        risk = weighted_sum([Estimate.of_mean(values) for values in losses], self.side.weights.alpha)
         return SweepPoint(
             s=s,
             distance=s * norm(self.displacement),

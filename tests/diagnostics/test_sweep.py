@@ -51,7 +51,7 @@ def artifact(suite):
 
 
 def space(suite, artifact):
-    settings = Settings(held_out=12, kernel=6, train=12, draws=4)
+    settings = Settings(held_out=12, kernel=6, train=12, draws=4, gram=4)
     return Workspace([Subject("m", "m.pt", artifact)], lambda: suite, settings, Cache(None))
 
 
@@ -157,6 +157,10 @@ def test_drift_and_sharpness_along_the_path_are_those_of_the_point(suite, artifa
     plain = section.sweep(workspace, subject, [direction]).paths[0].points[1]
     assert plain.rotation is plain.relative_change is plain.sharpness is None
     assert plain.bounds == pytest.approx(whole.bounds)
+    assert set(plain.bounds) == {"linearised", "corrected"}
+    every = section.sweep(workspace, subject, [direction], local=section.Local(assumed=True)).paths[0].points[1]
+    assert every.bounds == pytest.approx({**whole.bounds, "assumed-linear": every.bounds["assumed-linear"]})
+    assert every.risk.value == pytest.approx(plain.risk.value)
 
 
 def test_an_experts_derivatives_are_those_measured_at_the_pretrained_weights(suite, artifact):

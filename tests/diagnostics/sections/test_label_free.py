@@ -182,6 +182,6 @@ def test_the_page_has_no_column_that_nothing_fills(suite, artifact, tmp_path):
         made = report(artifact, suite, settings=settings, sections=("label_free",))
         pages[name] = made.save(tmp_path / name).read_text(encoding="utf-8")
     for heading in ("rectified %", "validation error %", "test error %"):
-        assert f"<th>{heading}</th>" in pages["with"]
-        assert f"<th>{heading}</th>" not in pages["without"]
+        assert f'<th scope="col">{heading}</th>' in pages["with"]
+        assert f'<th scope="col">{heading}</th>' not in pages["without"]
     assert "do not predict its error" in pages["without"]
