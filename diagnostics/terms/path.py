@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -140,6 +141,8 @@ class Path:
         tasks, theta = self.suite.tasks, self.weights(s)
         if assumed:
             network = merge_terms.network_at(tasks, self.worlds, theta, self.side.centre)
+        elif s == 0:  # θ_0: what is known, to the bit, so that nothing divides rounding by rounding
+            network = merge_terms.NetworkAtPoint([world.scores0 for world in self.worlds])
         else:
             network = merge_terms.scores_at(tasks, self.worlds, theta)
         bounds, at = self.bounds(s, network)
@@ -172,11 +175,12 @@ def ntk_radius(
 ) -> float | None:
     """Smallest distance at which the residual reaches ``tolerance``, interpolated linearly; None if it never does.
 
+    At distance 0 the residual is 0, also where the grid begins farther out.
+
     Source: docs/theory.md, section 9. Status: estimated (examples and grid).
     """
-    for (d0, r0), (d1, r1) in zip(
-        zip(distances, residuals, strict=True), list(zip(distances, residuals, strict=True))[1:], strict=False
-    ):
+    points = [(0.0, 0.0), *zip(distances, residuals, strict=True)]
+    for (d0, r0), (d1, r1) in itertools.pairwise(points):
         if r0 < tolerance <= r1:
             return d0 + (d1 - d0) * (tolerance - r0) / (r1 - r0)
     return None

@@ -296,6 +296,7 @@ def test_ntk_radius_interpolates_the_first_crossing():
     assert ntk_radius([0, 1, 2, 3], [0, 0.2, 0.05, 0.3]) == pytest.approx(0.5)
     assert ntk_radius([0, 1], [0, 0.09]) is None
     assert ntk_radius([0, 1], [0, 0.09], tolerance=0.045) == pytest.approx(0.5)
+    assert ntk_radius([0.5, 1], [0.4, 0.8]) == pytest.approx(0.125)  # a grid that begins beyond the radius
 
 
 @pytest.mark.parametrize(
