@@ -64,8 +64,8 @@ class Settings:
     """Bootstrap resamples of the differences between merges."""
     delta: float = 0.05
     """Probability with which a bound may fail."""
-    splits: int = 20
-    """Random halvings of the examples over which the bound is repeated, with its choice of η and C."""
+    splits: int = 200
+    """How often choosing and reporting halves of the examples are drawn again, for the error of the bound's slack."""
     beta: tuple[str, ...] = ("uniform",)
     """Weights of the experts in (5): uniform; best, the one of least slack by half of the held-out examples (everything
     is then reported on the other half); or a weight for each expert, summing to 1."""

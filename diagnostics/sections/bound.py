@@ -50,7 +50,7 @@ class ExpertRow:
 class Parts:
     """What the corrected reading adds up to, by identity (5a): risk of f^lin at θ_m + slack Σβ_j s_j + ε⁺.
 
-    The slack's error is that of repeated halvings (``Repeats``): it covers the choice of η, C and the examples.
+    The slack's error is that of repetition (``Repeats``): it covers the choice of η, C and the examples.
     """
 
     linear_risk: Estimate
@@ -248,9 +248,9 @@ def assumptions(parts: Sequence[tuple[View, BoundSection]]) -> list[Assumption]:
         ),
         Assumption(
             "choice of η, C and examples",
-            f"{part.repeats[-1].slack.n} random halvings",
-            "the slack's standard error: √2 times the standard deviation over halvings of the same examples, η chosen "
-            "on one half, all else measured on the other; σ is held",
+            f"{part.repeats[-1].slack.n} times drawn again",
+            "the slack's standard error: choosing and reporting halves and training examples are drawn again with "
+            "replacement, η is chosen on the one half, all else measured on the other; σ is held",
         ),
         Assumption(
             "network linear in θ (assumed-linear reading only)",

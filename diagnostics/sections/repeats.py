@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Estimate
-from diagnostics.terms.anchors import Anchor, half_means, halves, repeated, spread
+from diagnostics.terms.anchors import Anchor, drawn_halves, means, repeated, spread
 
 LEAST = 8
 """Held-out examples that can be halved twice: a choosing and a reporting half of four."""
@@ -17,11 +17,12 @@ LEAST = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
-    """Risk of f^lin, slack, ε⁺ and their sum over random halvings of the first ``examples`` held-out examples per task.
+    """Risk of f^lin, slack, ε⁺ and their sum when halves of the first ``examples`` held-out examples are drawn again.
 
-    Every halving chooses η on one half and measures all on the other, with half of the training examples. Values are
-    means over the halvings, ``stderr`` is √2 times their standard deviation: the error of a value from one halving,
-    choice of η and C included; σ is held. ``n`` is the number of halvings.
+    Every time a choosing and a reporting half are drawn with replacement, and the training examples anew; η is chosen
+    on the one half, all else is measured on the other. Values are means over the repetitions, ``stderr`` is their
+    standard deviation: the error of a value from one pair of halves, choice of η and C included; σ is held. ``n`` is
+    the number of repetitions.
     """
 
     examples: int
@@ -49,8 +50,8 @@ def compute(
         transfer: e⁺ there.
         alpha: weights of the tasks [T].
         beta: weights of the experts [T].
-        splits: random halvings.
-        seed: of the halvings.
+        splits: how often the halves are drawn.
+        seed: of the draws.
     """
     most = max(len(values) for values in linear)
     sizes = [size for size in dict.fromkeys((most // 4, most // 2, most)) if size >= LEAST or size == most]
@@ -59,10 +60,10 @@ def compute(
         slack, risk, error = (torch.zeros(splits, dtype=torch.float64) for _ in range(3))
         for t, anchor in enumerate(anchors):
             few = min(size, len(linear[t]))
-            half = halves(few, splits, seed + 3 * t)
-            slack += beta[t] * repeated(anchor, half, seed + 3 * t)
-            risk += alpha[t] * half_means(linear[t][:few], half)
-            error += alpha[t] * half_means(transfer[t][:few], half)
+            halves = drawn_halves(few, splits, seed + 3 * t)
+            slack += beta[t] * repeated(anchor, halves, seed + 3 * t)
+            risk += alpha[t] * means(linear[t], halves.reporting)
+            error += alpha[t] * means(transfer[t], halves.reporting)
         parts = [spread(values) for values in (risk, slack, error, risk + slack + error)]
         names = ("linear_risk", "slack", "transfer", "total")
         found.append(Repeats(examples=size, **dict(zip(names, parts, strict=True))))

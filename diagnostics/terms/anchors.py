@@ -141,37 +141,43 @@ def best_of(anchors: Sequence[Anchor]) -> Choice:
     return Choice(place, found[place], anchors[place].on_half(REPORTING))
 
 
-def halves(examples: int, count: int, seed: int) -> Tensor:
-    """Return ``count`` random halves of ``examples`` examples: [count, examples], True in the half."""
+@dataclass(frozen=True)
+class Halves:
+    """A choosing and a reporting half, drawn again R times with replacement: numbers of examples [R, N/2]."""
+
+    choosing: Tensor
+    reporting: Tensor
+
+
+def drawn_halves(examples: int, count: int, seed: int) -> Halves:
+    """Draw ``count`` pairs of halves from ``examples`` examples: a bootstrap of what (5) does with a sample."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(count, examples, generator=generator).argsort(dim=1)
-    return order < examples // 2
+    shape = (2, count, max(1, examples // 2))
+    return Halves(*torch.randint(examples, shape, generator=generator))
 
 
-def half_means(values: Tensor, half: Tensor) -> Tensor:
-    """Return the mean of values [N] over every half [R, N]."""
-    weights = half.double()
-    return weights @ values / weights.sum(dim=1)
+def means(values: Tensor, drawn: Tensor) -> Tensor:
+    """Return the mean of values [N] over every draw [R, n] of examples."""
+    return values[drawn].mean(dim=1)
 
 
-def repeated(anchor: Anchor, reported: Tensor, seed: int) -> Tensor:
+def repeated(anchor: Anchor, halves: Halves, seed: int) -> Tensor:
     """Return the slack [R] when the halves are drawn again: η chosen on one, C, moments and L_j(Q_j) of the other.
 
-    Training examples are halved alike, unless they are all of S_j; σ is the anchor's. The spread of such half-samples
-    is that of a mean over all examples (docs/theory.md section 14).
+    Training examples are drawn again, too, unless they are all of S_j; σ is the anchor's (docs/theory.md section 14).
 
     Args:
         anchor: the expert's.
-        reported: the reporting halves [R, N'] of the first N' held-out examples.
-        seed: of the training examples' halves.
+        halves: of the held-out examples.
+        seed: of the draws of training examples.
     """
-    count, examples = reported.shape
-    risks, flatness = anchor.risks[:examples], anchor.flatness[:examples]
+    count = len(halves.reporting)
 
     def training(values: Tensor, shift: int) -> Tensor:
-        whole = len(values) == anchor.size
-        drawn = halves(len(values), count, seed + shift)
-        return values.mean().expand(count) if whole else half_means(values, drawn)
+        if len(values) == anchor.size:
+            return values.mean().expand(count)
+        generator = torch.Generator().manual_seed(seed + shift)
+        return means(values, torch.randint(len(values), (count, len(values)), generator=generator))
 
     own, noise = training(anchor.own, 1), GAMMA / 2 * training(anchor.traces, 2)
     eta = torch.tensor(ETA_GRID, dtype=torch.float64).unsqueeze(1)
@@ -182,17 +188,17 @@ def repeated(anchor: Anchor, reported: Tensor, seed: int) -> Tensor:
         return a * (own + noise + (anchor.kl + anchor.price) / (eta * anchor.size)) + eta / 2 * a * flat
 
     def moments(half: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        risk = half_means(risks, half)
-        return half_means(risks.square(), half) / risk, half_means(flatness, half), risk
+        risk = means(anchor.risks, half)
+        return means(anchor.risks.square(), half) / risk, means(anchor.flatness, half), risk
 
-    qsb, flat, _ = moments(~reported)
+    qsb, flat, _ = moments(halves.choosing)
     choice = brace(qsb, flat).masked_fill(eta * qsb >= 2, math.inf).argmin(dim=0)
-    qsb, flat, risk = moments(reported)
+    qsb, flat, risk = moments(halves.reporting)
     kept = [guarded_eta(ETA_GRID[int(k)], float(c)) for k, c in zip(choice, qsb, strict=True)]
     rows = torch.tensor([ETA_GRID.index(value) for value in kept])
     return brace(qsb, flat).gather(0, rows.unsqueeze(0))[0] - risk
 
 
 def spread(values: Tensor) -> Estimate:
-    """Return the mean over repetitions [R] and √2 times their standard deviation: the error of one half-sample."""
-    return Estimate(float(values.mean()), math.sqrt(2) * float(values.std()), len(values), "estimated")
+    """Return the mean over repetitions [R] with their standard deviation, the standard error of any one of them."""
+    return Estimate(float(values.mean()), float(values.std()), len(values), "estimated")

@@ -119,10 +119,15 @@ def shown(command, *arguments):
         (
             sweep.main,
             (),
-            "--points --s --gram",
-            "--control-points --control-experts --hessian --resamples",
+            "--points --s --gram --beta",
+            "--control-points --control-experts --hessian --resamples --splits",
         ),
-        (bound_report.main, (), "--points --control-points --hessian --resamples", "--random-directions"),
+        (
+            bound_report.main,
+            (),
+            "--points --control-points --hessian --resamples --beta --splits",
+            "--random-directions",
+        ),
     ],
 )
 def test_help_shows_the_options_that_act_and_no_others(command, arguments, present, absent):

@@ -161,7 +161,7 @@ def test_drift_and_sharpness_along_the_path_are_those_of_the_point(suite, artifa
     every = section.sweep(workspace, subject, [direction], local=section.Local(assumed=True)).paths[0].points[1]
     assert every.bounds == pytest.approx({**whole.bounds, "assumed-linear": every.bounds["assumed-linear"]})
     assert every.risk.value == pytest.approx(plain.risk.value)
-    (origin,) = section.sweep(workspace, subject, [replace(direction, grid=(0.0,))]).paths[0].points
+    (origin,) = section.sweep(workspace, subject, [dataclasses.replace(direction, grid=(0.0,))]).paths[0].points
     assert origin.residual == origin.transfer.value == 0.0
 
 

@@ -345,13 +345,13 @@ def test_the_n_of_a_nat_is_where_the_bound_has_it(workspace):
         assert a.examples != s.n
 
 
-def test_halvings_drawn_again_are_the_bound_on_those_halves(workspace):
+def test_halves_drawn_again_give_the_bound_on_those_halves(workspace):
     (row,) = workspace.anchors([1.0])
     anchor, count = row[0], 6
-    assert len(anchor.own) == anchor.size  # all of S_j: not halved
-    half = slack.halves(24, count, 3)
-    assert half.sum(dim=1).tolist() == [12] * count
-    found = slack.repeated(anchor, half, 3)
+    assert len(anchor.own) == anchor.size  # all of S_j: not drawn again
+    halves = slack.drawn_halves(24, count, 3)
+    assert halves.choosing.shape == halves.reporting.shape == (count, 12)
+    found = slack.repeated(anchor, halves, 3)
     for r in range(count):
         risks, flat = anchor.risks, anchor.flatness
 
@@ -363,19 +363,30 @@ def test_halvings_drawn_again_are_the_bound_on_those_halves(workspace):
                 flat[part].mean()
             )
 
-        chosen = [eta for eta in ETA_GRID if eta * float(qsb_constant(risks[~half[r]]).value) < 2]
-        eta = min(chosen, key=lambda eta, r=r: brace(eta, ~half[r]))
-        eta = anchors.guarded_eta(eta, qsb_constant(risks[half[r]]).value)
-        assert float(found[r]) == pytest.approx(brace(eta, half[r]) - float(risks[half[r]].mean()), rel=1e-9)
-        assert float(found[r]) != pytest.approx(brace(eta, ~half[r]) - float(risks[~half[r]].mean()), rel=1e-3)
+        choosing, reporting = halves.choosing[r], halves.reporting[r]
+        allowed = [eta for eta in ETA_GRID if eta * float(qsb_constant(risks[choosing]).value) < 2]
+        eta = min(allowed, key=lambda eta, part=choosing: brace(eta, part))
+        eta = anchors.guarded_eta(eta, qsb_constant(risks[reporting]).value)
+        assert float(found[r]) == pytest.approx(brace(eta, reporting) - float(risks[reporting].mean()), rel=1e-9)
+        assert float(found[r]) != pytest.approx(brace(eta, choosing) - float(risks[choosing].mean()), rel=1e-3)
 
 
-def test_the_spread_of_halves_is_the_standard_error_of_a_half():
+def test_training_examples_are_drawn_again_where_they_are_a_subsample(workspace):
+    (row,) = workspace.anchors([1.0])
+    halves = slack.drawn_halves(24, 400, 0)
+    whole, other = (slack.repeated(row[0], halves, seed) for seed in (0, 9))
+    assert torch.equal(whole, other)  # the seed is that of the training examples, which are all of S_j
+    few = dataclasses.replace(row[0], size=600)
+    first, second = (slack.repeated(few, halves, seed) for seed in (0, 9))
+    assert not torch.equal(first, second)
+    assert float(first.mean()) == pytest.approx(float(second.mean()), abs=4 * float(first.std()) / 20)
+
+
+def test_the_spread_is_the_standard_error_of_a_half():
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(40, generator=generator, dtype=torch.float64)
-    spread = slack.spread(slack.half_means(values, slack.halves(40, 4000, 0)))
-    expected = math.sqrt(2) * float(values.std()) / math.sqrt(40)  # of the mean of 20 of an endless population
-    assert spread.stderr == pytest.approx(expected, rel=0.05)
+    spread = slack.spread(slack.means(values, slack.drawn_halves(40, 4000, 0).reporting))
+    assert spread.stderr == pytest.approx(float(values.std()) / math.sqrt(20), rel=0.05)
     assert spread.value == pytest.approx(float(values.mean()), abs=0.02)
 
 

@@ -158,7 +158,7 @@ def test_repeats_end_with_all_examples_and_cover_what_the_bound_says(reports):
     assert [row.examples for row in part.repeats] == [12, 24]
     last = part.repeats[-1]
     assert last.slack.stderr == part.parts.slack.stderr > 0
-    assert last.slack.n == 20
+    assert last.slack.n == 200
     assert last.linear_risk.value == pytest.approx(part.parts.linear_risk.value, abs=3 * last.linear_risk.stderr / 2)
     assert last.total.value == pytest.approx(last.linear_risk.value + last.slack.value + last.transfer.value)
     assert abs(last.slack.value - part.parts.slack.value) < 3 * last.slack.stderr
