@@ -188,7 +188,7 @@ Markdown(
 #
 # Take the held-out images themselves as the population: then (5a) and (7) hold on them without any sampling error.
 # *Wrong:* to use the linearised reading for the network (no $\varepsilon^+$), or the assumed-linear reading as if it
-# held. As they stand, both are above the risk only because the slack is more than ten nats. The slack shrinks as $n$
+# held. As they stand, both are above the risk only because the slack is nine nats or more. The slack shrinks as $n$
 # grows; what remains in the limit is the middle row above, and there both fall below the risk: the linearised reading
 # towards the merge, beyond the NTK radius (in the other directions the linear network happens to be the worse one), the
 # assumed-linear one everywhere and earlier (it also carries the noise of its few draws of weights).

@@ -95,13 +95,12 @@ diagnosis, ledger, certificates = (getattr(found.merges[0], name) for name in se
 # %% [markdown]
 # ## Verdict
 #
-# Left: what the merge did to each task. Right: what leaving out one expert changes, a row per task. One column is red
-# in the rows of the other tasks: that expert hurts them. And alone it is no good on its own task. The first sentence
-# of the verdict says the same in words.
+# Left: what the merge did to each task. Right: what leaving out one expert changes, a row per task: one expert hurts
+# the tasks of the others (red), and alone is no good on its own. The verdict's first sentence says it in words.
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0), width_ratios=[1.3, 1])
 places = np.arange(len(chosen))
+figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0), width_ratios=[1.3, 1])
 for offset, (who, colour) in enumerate((("pretrained", "0.7"), ("expert", SKY), ("merge", VERMILION)), start=-1):
     values = [100 * getattr(task, who).value for task in diagnosis.tasks]
     left.barh(places + 0.27 * offset, values, height=0.25, color=colour, label=who)
@@ -112,7 +111,8 @@ left.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
 changes = 100 * np.array([[change.tasks[i].value for change in diagnosis.without] for i in range(len(chosen))])
 right.imshow(changes, cmap="RdBu_r", vmin=-np.abs(changes).max(), vmax=np.abs(changes).max(), aspect="auto")
 for (row, column), value in np.ndenumerate(changes):
-    right.text(column, row, f"{value:+.0f}", ha="center", va="center", fontsize=8)
+    ink = "white" if abs(value) > 0.6 * np.abs(changes).max() else "black"
+    right.text(column, row, f"{value:+.0f}", ha="center", va="center", color=ink)
 right.set(xticks=places, xticklabels=chosen, yticks=[], xlabel="expert left out")
 plt.show()
 Markdown(
