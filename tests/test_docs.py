@@ -40,6 +40,20 @@ def test_the_page_of_the_suites_shows_the_kept_tables(name):
     assert set(lines) <= set(page)
 
 
+def test_readme_shows_the_kept_means_and_gains():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    kept = {suite: {row["label"]: row for row in rows(suite)} for suite in ("mini8", "text8")}
+    found = re.findall(r"^\| `([^`]+)` \| (\d*) \| (.*) \| (.*) \| (.*) \| (.*) \| (.*) \|$", page, flags=re.MULTILINE)
+    assert len(found) > 8
+    for label, seeds, *cells, published in found:
+        for suite, mean, gain in (("mini8", *cells[:2]), ("text8", *cells[2:])):
+            row = kept[suite][label]
+            assert gain == f"{row['gain']['value']:.2f} ± {row['gain']['stderr']:.2f}"
+            assert mean.split(" ± ")[0] == f"{100 * row['mean']['value']:.1f}"
+            assert seeds == (str(len(row["seeds"])) if row["seeds"] else "")
+            assert published == f"{row['published_gain']:.2f}"
+
+
 def test_the_order_of_methods_is_that_of_other_seeds_of_the_build(capsys, monkeypatch):
     """The page's own lines, run: they print the figures that the page states, and the order is the same."""
     page = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")

@@ -421,6 +421,7 @@ def test_gradient_and_derivatives_of_training_examples_are_the_linearised_networ
         oracle = gradient_norm(linearize(task.forward, base), combine(base, displacement, 1.0), sample).total
         assert float(products["gradient_sq"]) == pytest.approx(oracle**2, rel=1e-8)
         found = forms.training_at_merge(world, products, 60)
+        assert sample.labels is not None
         apart = subtract(suite.task_vectors.deltas[i], displacement)
         change = jacobian @ flat(apart)
         change = change - change.mean(dim=1, keepdim=True)

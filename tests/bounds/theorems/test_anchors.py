@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,7 +147,8 @@ def least_slack(n, risk):
             cost = lambda t, d=d, k=k, g=g, a=a, b=b, eta=eta: (  # noqa: E731
                 a * (math.exp(t) * k / 4 + d / (2 * math.exp(t) * eta * n)) + b * math.exp(t) * g
             )
-            total += minimize_scalar(cost, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9}).fun
+            least: Any = minimize_scalar(cost, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9})
+            total += least.fun
         found.append(total)
     return min(found)
 
@@ -155,7 +157,7 @@ def least_slack(n, risk):
 def test_the_sample_size_of_a_slack_is_where_the_minimised_brace_has_it(target):
     found = examples_for_slack(WIDE, 0.32, log_price=PRICE, eta_grid=RATES, target=target)
     assert found is not None
-    root = brentq(lambda log_n: least_slack(math.exp(log_n), 0.32) - target, 0, 25)
+    root: Any = brentq(lambda log_n: least_slack(math.exp(log_n), 0.32) - target, 0, 25)
     assert found.n == pytest.approx(math.exp(root), rel=1e-4, abs=1)
     there = dataclasses.replace(WIDE, n=found.n, eta=found.eta, sigma=found.sigma)
     assert slack(there, Estimate(0.32), log_price=PRICE).value == pytest.approx(target, rel=1e-2)

@@ -107,6 +107,7 @@ def test_populations_have_exact_means_and_splits_their_classes():
         assert torch.allclose(nats.values, capped)
         assert nats.upper == pytest.approx(math.log(classes / FLOOR))
         for sample in (error, nats):
+            assert sample.predicted is not None
             assert float(sample.predicted @ sample.values) > float(sample.predicted.mean() * sample.values.sum())
     weighted = sum(a * world.losses.merged.mean() for a, world in zip(ALPHA, worlds, strict=True))
     assert certified.truth["error"] == pytest.approx(float(weighted))
