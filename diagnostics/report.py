@@ -24,7 +24,7 @@ from diagnostics.subject import Subject
 from diagnostics.work.identity import code_of
 from diagnostics.workspace import Workspace
 
-SCHEMA = "mergebound.report/6"
+SCHEMA = "mergebound.report/7"
 Merge = TypeVar("Merge")
 
 

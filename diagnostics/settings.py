@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bounds.types import refuse
+from bounds.validation import check_weights
 
 ETA_GRID = tuple(2.0**k for k in range(-8, 2))
 """Absolute grid of the rate η."""
 SIGMA_GRID = tuple(1e-4 * 2.0 ** (k / 2) for k in range(27))
 """Absolute grid of σ, ratio 2 in σ²: 1e-4 to 0.82."""
+LAMBDA_GRID = tuple(2.0**k for k in range(17))
+"""Absolute grid of the common rate Λ of the pooled direct form."""
+ANCHORS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where on the way from θ_0 to the experts the slack of their own bounds is shown."""
 GAMMA = 0.5
 """Smoothness γ of cross-entropy in the scores."""
 COEFFICIENT_SCALES = (0.01, 0.3)
@@ -59,6 +64,11 @@ class Settings:
     """Bootstrap resamples of the differences between merges."""
     delta: float = 0.05
     """Probability with which a bound may fail."""
+    splits: int = 20
+    """Random halvings of the examples over which the bound is repeated, with its choice of η and C."""
+    beta: tuple[str, ...] = ("uniform",)
+    """Weights of the experts in (5): uniform; best, the one of least slack by half of the held-out examples (everything
+    is then reported on the other half); or a weight for each expert, summing to 1."""
     seed: int = 0
     """Seed of subsamples and draws."""
     labels: bool = True
@@ -80,6 +90,7 @@ class Settings:
             "left_out": 2,
             "layer_examples": 2,
             "resamples": 2,
+            "splits": 2,
         }
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -96,5 +107,26 @@ class Settings:
         for name in ("rho", "tolerance"):
             if not 0 < getattr(self, name) < float("inf"):
                 refuse(name, expected="a positive number", got=getattr(self, name), cure="raise it")
+        if not self.labels and self.beta == ("best",):
+            refuse("beta", expected="uniform or weights without labels", got="best", cure="leave --no-labels out")
         if not 0 < self.delta < 1:
             refuse("delta", expected="a probability in (0, 1)", got=self.delta, cure="0.05 is customary")
+
+
+def expert_weights(beta: Sequence[str], experts: int) -> tuple[float, ...] | None:
+    """Read β: ``uniform``, ``best`` (None: to be chosen), or numbers with commas or spaces between them.
+
+    Raises:
+        InputError: another word, or weights that are not one per expert on the simplex.
+    """
+    words = [word for text in beta for word in text.replace(",", " ").split()]
+    if words == ["best"]:
+        return None
+    if words == ["uniform"]:
+        return (1 / experts,) * experts
+    try:
+        weights = [float(word) for word in words]
+    except ValueError:
+        expected = f"uniform, best or {experts} weights"
+        refuse("beta", expected=expected, got=" ".join(words) or "nothing", cure="e.g. --beta best")
+    return check_weights(weights, experts, "beta")

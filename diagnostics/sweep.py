@@ -31,7 +31,9 @@ from diagnostics.sections.directions import (
     merge_direction,
     random_direction,
 )
-from diagnostics.sections.sweep import Local, SweepSection, draw_path, path_table, sweep
+from diagnostics.sections.paths import SweepSection
+from diagnostics.sections.sweep import Local, path_table, sweep
+from diagnostics.sections.sweep_figures import draw_path
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
 from diagnostics.workspace import Workspace
@@ -54,6 +56,7 @@ class SweepSettings(Settings):
     """Test examples in the kernel's Gram matrix, for its drift; 0 leaves it out."""
     gibbs_draws: _Unused = Settings.gibbs_draws
     resamples: _Unused = Settings.resamples
+    splits: _Unused = Settings.splits
     labels: Annotated[bool, tyro.conf.Fixed, tyro.conf.Suppress] = Settings.labels
 
 
@@ -125,7 +128,7 @@ def _main(command: Command) -> None:
         _write_figures(section, trivial, command.out)
     output = console()
     for path in section.paths:
-        output.print(path_table(path, section.examples))
+        output.print(path_table(path, section.examples, section.policies if path is section.paths[0] else ()))
         output.print()
     output.print(plain(f"{command.out / 'sweep.csv'}, sweep.json and {len(section.paths)} figures"))
 
@@ -159,7 +162,7 @@ def _directions(command: Command, workspace: Workspace, grid: Sequence[float]) -
 def as_csv(section: SweepSection) -> str:
     """Return a row per path, s and reading: the bound, its gap to the measured risk, every term. Risks in nats.
 
-    A column that was not measured (or a radius beyond the path) is empty.
+    A column that was not measured (or a radius beyond the path) is empty; the slack of the anchors is the first path's.
     """
     terms = list(
         dict.fromkeys(name for path in section.paths for p in path.points for row in p.terms.values() for name in row)
@@ -167,18 +170,20 @@ def as_csv(section: SweepSection) -> str:
     fixed = (
         "path", "kind", "s", "distance", "ntk_radius", "tolerance", "examples_per_task", "risk", "risk_stderr", "error",
         "linear_risk", "transfer_error", "residual", "kernel_rotation", "kernel_relative_change", "sharpness",
-        "gram_examples_per_task", "rho", "reading", "bound", "gap",
+        "gram_examples_per_task", "rho", "reading", "bound", "gap", *(f"slack: {p.name}" for p in section.policies),
     )  # fmt: skip
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*fixed, *(f"term: {name}" for name in terms)])
     for path in section.paths:
-        for p in path.points:
+        for index, p in enumerate(path.points):
+            slack = [q.slack[index].value if path is section.paths[0] else "" for q in section.policies]
             for reading, value in p.bounds.items():
                 row = (
                     path.name, path.kind, p.s, p.distance, path.ntk_radius, path.tolerance, section.examples,
                     p.risk.value, p.risk.stderr, p.error, p.linear_risk.value, p.transfer.value, p.residual, p.rotation,
                     p.relative_change, p.sharpness, section.gram_examples, section.rho, reading, value, p.gaps[reading],
+                    *slack,
                 )  # fmt: skip
                 writer.writerow([*row, *(p.terms[reading].get(name, "") for name in terms)])
     return out.getvalue()

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 
 from bounds.linearize import jvp_scores
-from bounds.theorems import Weights
+from bounds.theorems import AnchorStatistics, Experts, Weights
 from bounds.types import Blocks, Bound, Params, Sample
 from bounds.validation import check_weights
-from diagnostics.settings import Settings
+from diagnostics.settings import Settings, expert_weights
 from diagnostics.subject import Subject
 from diagnostics.terms import experts as expert_side
 from diagnostics.terms import linear as linear_world
 from diagnostics.terms import network as network_world
+from diagnostics.terms.anchors import Anchor, Choice, anchor_at, best_of
+from diagnostics.terms.experts import LinearPosteriors
+from diagnostics.terms.linear import LinearTask
 from diagnostics.terms.merge import NetworkAtPoint
 from diagnostics.terms.path import AtPoint, ExpertSide, Path
 from diagnostics.work.cache import Cache, digest
@@ -66,7 +69,7 @@ class Workspace:
             load: gives the suite when it is needed.
             settings: how much to measure.
             cache: where results are kept (default: nowhere).
-            alpha: evaluation weights [T] (default: uniform); β is uniform.
+            alpha: evaluation weights [T] (default: uniform); β is among the settings.
             workers: processes.
             device: device of PyTorch.
             track: shows progress.
@@ -74,14 +77,14 @@ class Workspace:
                 then identify it, and a cached report does not load it; any other suite is identified by its content.
 
         Raises:
-            InputError: weights α off the simplex.
+            InputError: weights α or β off the simplex.
         """
         settings = unnoted(settings)
         self.subjects, self.load, self.plain_settings = subjects, load, settings
         self.workers, self.device, self.made_of_files = workers, device, made_of_files
         count = len(self.names)
         self._alpha = check_weights(alpha, count, "alpha") if alpha else (1 / count,) * count
-        self.beta = (1 / count,) * count
+        self._beta = expert_weights(settings.beta, count)
         fields = {**asdict(settings), "alpha": self._alpha, "models_looked_at": len(subjects)}
         self.reads = Reads(fields.__getitem__)
         self.settings = cast(Settings, Noted(settings, self.reads))
@@ -95,6 +98,19 @@ class Workspace:
         """Evaluation weights [T]."""
         self.reads.note(("alpha",))
         return self._alpha
+
+    @property
+    def beta(self) -> Sequence[float]:
+        """Weights of the experts [T]."""
+        self.reads.note(("beta",))
+        if self._beta is not None:
+            return self._beta
+        return tuple(float(j == self.vertex.place) for j in range(len(self.names)))
+
+    @property
+    def vertex(self) -> Choice:
+        """The expert whose own bound has the least slack by one half of the held-out examples."""
+        return self.keeper.data(Choice, "vertex", (), best_of, lambda: best_of(self.anchors([1.0])[0]))
 
     @property
     def models_looked_at(self) -> int:
@@ -263,7 +279,7 @@ class Workspace:
         """Σ_t α_t ln C_t: the cross-entropy of knowing nothing."""
         return sum(a * math.log(t["classes"]) for a, t in zip(self.alpha, self.facts(), strict=True))
 
-    @cached_property
+    @made_once
     def centre(self) -> Params:
         """θ_β = θ_0 + Σ_j β_j τ_j."""
         centre = self.vectors.base
@@ -272,13 +288,12 @@ class Workspace:
         return centre
 
     @made_once
-    def experts(self) -> ExpertSide:
-        """All that (5) knows before a merge is given."""
+    def linearised(self) -> tuple[list[LinearTask], Experts[AnchorStatistics], LinearPosteriors, list[int]]:
+        """Return the linearised tasks, the experts' posteriors there, draws from them, and |S_j|; β is in none."""
         self._check_bound()
-        settings, vectors, count = self.settings, self.vectors, len(self.names)
         pieces, kernels = self.gather(self._linearisation(), "linearising at θ_0")
         worlds = [
-            linear_world.LinearTask(
+            LinearTask(
                 held_out=self.held_out(task),
                 kernel=torch.cat([part["kernel"] for part in kernels[i * PARTS : (i + 1) * PARTS]]),
                 **{name: pieces[i][name] for name in _WORLD},
@@ -286,7 +301,25 @@ class Workspace:
             for i, task in enumerate(self.suite.tasks)
         ]
         sizes = [len(task.train) for task in self.suite.tasks]
-        linear, posteriors = expert_side.linearised(worlds, vectors, sizes, self.blocks, settings)
+        sides = expert_side.linearised(worlds, self.vectors, sizes, self.blocks, self.settings)
+        return (worlds, *sides, sizes)
+
+    def anchors(self, scales: Sequence[float]) -> list[list[Anchor]]:
+        """Return, for every c, the experts' own bounds at θ_0 + cτ_j, example by example."""
+        made, settings = self.reads.make(lambda: self.linearised), self.settings
+
+        def one(j: int, c: float) -> Mapping[str, Any]:
+            worlds, linear, *_ = made.take()
+            return vars(anchor_at(worlds[j], j, c, linear.statistics[j], linear.prices(settings.delta)[j], settings))
+
+        groups = [Pieces("anchor", c, partial(one, c=c), len(self.names)) for c in scales]
+        return [[Anchor(**piece) for piece in pieces] for pieces in self.gather(groups, "slack of the anchors")]
+
+    @made_once
+    def experts(self) -> ExpertSide:
+        """All that (5) knows before a merge is given."""
+        worlds, linear, posteriors, sizes = self.linearised
+        settings, count = self.settings, len(self.names)
         sigmas = [statistics.sigma for statistics in linear.statistics]
         drawn = self.pieces(Pieces("draws", sigmas, lambda j: self._draw(j, sigmas), count), "sampling posteriors")
         draws = network_world.PosteriorDraws(
@@ -306,7 +339,14 @@ class Workspace:
             weights=Weights(self.alpha, self.beta),
             delta=settings.delta,
             trivial_risk=self.trivial_risk,
+            reported=self.reported,
         )
+
+    @property
+    def reported(self) -> slice:
+        """The held-out examples that the bound's terms are measured on: not those that β was chosen on."""
+        self.reads.note(("beta",))
+        return slice(None) if self._beta else slice(expert_side.REPORTING, None, 2)
 
     def _check_bound(self) -> None:
         self.check_labels("train", "bound (5), which rests on the experts' own samples")
@@ -384,21 +424,22 @@ class Workspace:
         return Pieces("tangents", key, one, len(self.names))
 
     def path(self, displacement: Params, tangents: Sequence[Tensor]) -> Path:
-        """Return the path θ_0 + s·d, given J(x)d of every task."""
-        worlds = [w.towards(along) for w, along in zip(self.experts.worlds, tangents, strict=True)]
-        return Path(self.suite, self.experts, worlds, displacement)
+        """Return the path θ_0 + s·d, given J(x)d of all held-out examples of every task."""
+        side, reported = self.experts.on_reported(), self.experts.reported
+        worlds = [w.towards(along[reported]) for w, along in zip(side.worlds, tangents, strict=True)]
+        return Path(self.suite, side, worlds, displacement)
 
-    def at_merge(self, subject: Subject) -> tuple[tuple[Bound, ...], AtPoint]:
-        """Return the three readings at θ_m, and what they were made of."""
+    def merge_point(self, subject: Subject) -> tuple[list[Tensor], NetworkAtPoint]:
+        """Return J(x)(θ_m - θ_0) of all held-out examples of every task, and the network there at θ_m."""
 
         def network(index: int) -> Mapping[str, Any]:
             task = self.suite.tasks[index]
             theta, inputs = self.weights(subject), self.held_out(task).inputs
-            scores, tangents = network_world.along(task, theta, inputs, self.centre)
+            scores, tangents = network_world.along(task, theta, inputs, centre.take())
             return {"scores": scores, "tangents": tangents}
 
         self._check_bound()
-        displacement = self.displacement(subject)
+        displacement, centre = self.displacement(subject), self.reads.make(lambda: self.centre)
         *_, at, along = self.gather(
             [
                 *self._linearisation(),
@@ -408,10 +449,15 @@ class Workspace:
             f"{subject.label}: linearising, and the network at θ_m",
         )
         point = NetworkAtPoint([piece["scores"] for piece in at], [piece["tangents"] for piece in at])
-        return self.path(displacement, [piece["tangents"] for piece in along]).bounds(1.0, point)
+        return [piece["tangents"] for piece in along], point
+
+    def at_merge(self, subject: Subject) -> tuple[tuple[Bound, ...], AtPoint]:
+        """Return the three readings at θ_m, and what they were made of."""
+        along, point = self.merge_point(subject)
+        return self.path(self.displacement(subject), along).bounds(1.0, point.part(self.reported))
 
 
-_WORLD = ("scores0", "tangents", "train_scores", "train_labels", "train_trace")
+_WORLD = ("scores0", "tangents", "train_scores0", "train_scores", "train_labels", "train_trace")
 PARTS = 2
 """Parts of a task's held-out examples whose kernels are separate pieces of work."""
 

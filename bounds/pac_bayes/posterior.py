@@ -7,7 +7,9 @@ chosen on them after seeing the data is paid for by ``price``, with ``log_choice
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -79,6 +81,11 @@ def checked_grid(grid: Sequence[float], what: str) -> tuple[float, ...]:
     Raises:
         InputError: empty, or a value not finite or <= 0.
     """
+    return _checked(tuple(grid), what)
+
+
+@lru_cache(maxsize=64)
+def _checked(grid: tuple[float, ...], what: str) -> tuple[float, ...]:
     values = tuple(sorted({check_positive(float(v), what) for v in grid}))
     if not values:
         refuse(what, expected="at least one value", got="none", cure="give an absolute grid")
@@ -93,9 +100,12 @@ def round_to_grid(value: float, grid: Sequence[float]) -> float:
     """
     if value == 0.0:
         return 0.0
-    if math.isinf(value):
-        return max(checked_grid(grid, "grid"))
-    return min(checked_grid(grid, "grid"), key=lambda v: abs(math.log(v) - math.log(value)))
+    values = checked_grid(grid, "grid")
+    above = bisect_left(values, value)
+    if above in (0, len(values)):
+        return values[min(above, len(values) - 1)]
+    below = values[above - 1]
+    return below if value / below <= values[above] / value else values[above]
 
 
 def amplification(eta: float, qsb: Estimate) -> tuple[Estimate, Estimate]:

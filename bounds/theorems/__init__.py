@@ -3,7 +3,7 @@
 Nothing here touches a network: every argument is a number with its standard error and status.
 """
 
-from bounds.theorems.anchors import isotropic_slack, slacks
+from bounds.theorems.anchors import SampleSize, examples_for_slack, isotropic_slack, slack, slacks
 from bounds.theorems.choice import Moments, PosteriorChoice, choose_posterior
 from bounds.theorems.direct import direct_form, pooled_direct_form
 from bounds.theorems.experts import AnchorStatistics, Experts, MergeAnchor, PosteriorStatistics
@@ -28,13 +28,16 @@ __all__ = [
     "PosteriorStatistics",
     "ReadAs",
     "Reading",
+    "SampleSize",
     "TermKind",
     "Weights",
     "argmax_error",
     "choose_posterior",
     "direct_form",
+    "examples_for_slack",
     "isotropic_slack",
     "pooled_direct_form",
+    "slack",
     "slacks",
     "theorem1",
     "theorem2",

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from bounds.pac_bayes import amplification, optimal_sigma
+from bounds.pac_bayes.posterior import checked_grid, sigma_weights
 from bounds.theorems.experts import AnchorStatistics, Experts, amplified
 from bounds.types import Estimate, refuse, weighted_sum
 from bounds.validation import check_nonnegative, check_positive
+
+
+def slack(statistics: AnchorStatistics, risk: Estimate, *, log_price: float, gamma: float = 0.5) -> Estimate:
+    """Return s_j of one expert: the brace of (5), its own one-task bound, minus its risk L_j(Q_j).
+
+    Args:
+        statistics: the anchor's.
+        risk: L_j(Q_j), on the task's own held-out examples.
+        log_price: ln(T G_j/delta) in nats.
+        gamma: smoothness of the loss in the scores (1/2 for cross-entropy).
+
+    Returns:
+        The slack, in the loss's units; standard errors add (an upper limit).
+
+    Raises:
+        InputError: gamma not positive.
+
+    Source: docs/theory.md (5a), (17). Status: that of the parts, never certified.
+    """
+    a, b = statistics.factors
+    complexity = Estimate((statistics.kl + log_price) / (statistics.eta * statistics.n), 0.0, statistics.n)
+    training = [amplified(a, part) for part in (statistics.own_risk, statistics.noise(gamma), complexity)]
+    parts = [*training, amplified(b, statistics.flatness), risk]
+    total = weighted_sum(parts, [1.0, 1.0, 1.0, 1.0, -1.0])
+    return replace(total, stderr=sum(e.stderr for e in parts))
 
 
 def slacks(experts: Experts[AnchorStatistics], *, delta: float, gamma: float = 0.5) -> tuple[Estimate, ...]:
@@ -31,16 +58,78 @@ def slacks(experts: Experts[AnchorStatistics], *, delta: float, gamma: float = 0
 
     Source: docs/theory.md (17). Status: that of the parts, never certified.
     """
-    own_task, errors = experts.cross.risk.diagonal(), experts.cross.stderr.diagonal()
-    rows = zip(experts.statistics, experts.complexity(delta), experts.flatness(), strict=True)
-    found = []
-    for j, (statistics, complexity, flatness) in enumerate(rows):
-        a = statistics.factors[0]
-        brace = [amplified(a, statistics.own_risk), amplified(a, statistics.noise(gamma)), complexity, flatness]
-        risk = Estimate(float(own_task[j]), float(errors[j]), int(experts.cross.sizes[j]), "estimated")
-        total = weighted_sum([*brace, risk], [1.0, 1.0, 1.0, 1.0, -1.0])
-        found.append(replace(total, stderr=sum(e.stderr for e in (*brace, risk))))
-    return tuple(found)
+    cross = experts.cross
+    risks = [
+        Estimate(float(cross.risk[j, j]), float(cross.stderr[j, j]), int(cross.sizes[j]), "estimated")
+        for j in range(len(experts))
+    ]
+    rows = zip(experts.statistics, risks, experts.prices(delta), strict=True)
+    return tuple(slack(statistics, risk, log_price=paid, gamma=gamma) for statistics, risk, paid in rows)
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """Training examples ``n`` at which a slack has the size asked for, with the rate and the sigma it has there."""
+
+    n: int
+    eta: float
+    sigma: tuple[float, ...]
+
+
+def examples_for_slack(
+    statistics: AnchorStatistics,
+    risk: float,
+    *,
+    log_price: float,
+    eta_grid: Sequence[float],
+    target: float = 1.0,
+    gamma: float = 0.5,
+) -> SampleSize | None:
+    """Return the least n at which the slack is at most ``target``, with eta on its grid and sigma in closed form.
+
+    At the best sigma the brace of (5) is A L^ + A price/(eta n) + 2 sum_b sqrt(A |d_b|^2 w_b/(2 eta n)), so that
+    slack = target is a quadratic in n^{-1/2}. Own risk, kernel, gradient moments, C and the risk are held as they are
+    given: read them again at the sigma returned, and solve again, where they depend on it.
+
+    Args:
+        statistics: the anchor's; its n, eta and sigma are not used.
+        risk: L_j(Q_j).
+        log_price: ln(T G_j/delta) in nats.
+        eta_grid: absolute values of the rate; those with eta C > 1 (A > 2) are passed over.
+        target: the slack wanted, in the loss's units.
+        gamma: smoothness of the loss in the scores.
+
+    Returns:
+        The sample size, or None where no number of examples is enough at any eta.
+
+    Raises:
+        InputError: a bad grid, target or price.
+
+    Source: docs/theory.md (17b). Status: exact for the numbers given.
+    """
+    kernel, gradient = ([e.value for e in values] for values in (statistics.kernel, statistics.gradient))
+    moved, own = statistics.displacement_sq, statistics.own_risk.value
+    check_nonnegative(risk, "risk")
+    check_positive(target, "target slack")
+    check_nonnegative(log_price, "price")
+    best: tuple[float, float] | None = None
+    for eta in checked_grid(eta_grid, "eta grid"):
+        if eta * statistics.qsb.value > 1.0:
+            continue
+        a, b = (e.value for e in amplification(eta, statistics.qsb))
+        short = target - (a * own - risk)
+        if short <= 0.0:
+            continue
+        weights = sigma_weights(kernel, gradient, a, b, gamma)
+        linear = sum(2.0 * math.sqrt(a * d * w / (2.0 * eta)) for d, w in zip(moved, weights, strict=True))
+        root = (linear + math.sqrt(linear**2 + 4.0 * short * a * log_price / eta)) / (2.0 * short)  # sqrt(n)
+        if best is None or root**2 < best[0]:
+            best = (root**2, eta)
+    if best is None:
+        return None
+    n, eta = max(1, math.ceil(best[0])), best[1]
+    sigma = optimal_sigma(moved, kernel, gradient, n=n, eta=eta, qsb=statistics.qsb, gamma=gamma)
+    return SampleSize(n, eta, sigma)
 
 
 def isotropic_slack(

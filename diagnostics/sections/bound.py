@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bounds.linearize import transfer_error
 from bounds.theorems import READINGS, AnchorStatistics, Experts, vertices
-from bounds.types import Bound, Estimate, Status
+from bounds.types import Estimate
 from diagnostics.figures.numbers import shown
-from diagnostics.figures.svg import FAINT, INK, PAPER
+from diagnostics.sections import anchors, forms, readings, repeats
 from diagnostics.sections.accuracy import Accuracy
+from diagnostics.sections.anchors import Slack
 from diagnostics.sections.base import Drawn, Section, View
+from diagnostics.sections.forms import Comparator
+from diagnostics.sections.readings import ReadingRow, reading_row
+from diagnostics.sections.repeats import Repeats
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
+from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace
 from merging.commands import plain
 from merging.params import norm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class TermRow:
-    """One summand of a bound; ``share`` is its value over the sum of all absolute values."""
-
-    symbol: str
-    name: str
-    equation: str
-    estimate: Estimate
-    per_task: tuple[Estimate, ...]
-    note: str
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingRow:
-    """One reading of the bound: its value (nats), the status of its worst term, its terms."""
-
-    name: str
-    reading: str
-    value: float
-    stderr: float
-    status: Status
-    vacuous: bool
-    delta: float
-    assumptions: tuple[str, ...]
-    terms: tuple[TermRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +47,29 @@ class ExpertRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundSection:
-    """Bound (5), and (5) + (7), at θ_m. ``vertices`` are the c_j of section 5 (linearised, without the gain)."""
+class Parts:
+    """What the corrected reading adds up to, by identity (5a): risk of f^lin at θ_m + slack Σβ_j s_j + ε⁺.
 
+    The slack's error is that of repeated halvings (``Repeats``): it covers the choice of η, C and the examples.
+    """
+
+    linear_risk: Estimate
+    slack: Estimate
+    transfer: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundSection:
+    """Bound (5), and (5) + (7), at θ_m. ``vertices`` are the c_j of section 5 (linearised, without the gain).
+
+    ``parts`` are the same in three parts, ``slack`` their second at other anchors, ``repeats`` what they owe to chance,
+    ``comparators`` other bounds on the linearised risk.
+    """
+
+    parts: Parts
+    slack: Slack
+    repeats: tuple[Repeats, ...]
+    comparators: tuple[Comparator, ...]
     readings: tuple[ReadingRow, ...]
     trivial_risk: float
     distance: float
@@ -83,11 +81,28 @@ class BoundSection:
 
 def compute(workspace: Workspace, subject: Subject) -> BoundSection:
     """Evaluate the readings at θ_m."""
-    displacement = workspace.displacement(subject)
-    bounds, _ = workspace.at_merge(subject)
+    displacement, settings = workspace.displacement(subject), workspace.settings
+    along, network = workspace.merge_point(subject)
+    bounds, at = workspace.at_merge(subject)
     side, vectors = workspace.experts, workspace.vectors
     distances = [norm(delta) for delta in vectors.deltas]
+    linear = [world.scores0 + tangents for world, tangents in zip(side.worlds, along, strict=True)]
+    repeated = repeats.compute(
+        workspace.anchors([1.0])[0],
+        [losses(scores, world.labels) for scores, world in zip(linear, side.worlds, strict=True)],
+        [transfer_error(f, scores).positive for f, scores in zip(network.scores, linear, strict=True)],
+        workspace.alpha,
+        workspace.beta,
+        splits=settings.splits,
+        seed=settings.seed,
+    )
+    slack = anchors.compute(workspace, at.linear.risk.value, at.transfer.positive.value)
+    own = replace(slack.rows[-1].slack, stderr=repeated[-1].slack.stderr)
     return BoundSection(
+        parts=Parts(linear_risk=at.linear.risk, slack=own, transfer=at.transfer.positive),
+        slack=slack,
+        repeats=repeated,
+        comparators=tuple(forms.compute(workspace, subject, along, at.linear.merge)),
         readings=tuple(map(reading_row, bounds)),
         trivial_risk=workspace.trivial_risk,
         distance=norm(displacement),
@@ -98,33 +113,6 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
         },
         log_price=side.linear.prices(side.delta)[0],
         vertices=vertices(bounds[READINGS.index("linearised")]),
-    )
-
-
-def reading_row(bound: Bound) -> ReadingRow:
-    """Return a bound as the report keeps it."""
-    terms = tuple(
-        TermRow(
-            symbol=t.symbol,
-            name=t.name,
-            equation=t.equation,
-            estimate=t.estimate,
-            per_task=t.per_task,
-            note=t.note,
-            share=bound.shares[t.symbol],
-        )
-        for t in bound.terms
-    )
-    return ReadingRow(
-        name=bound.name,
-        reading=bound.reading,
-        value=bound.value,
-        stderr=bound.stderr,
-        status=bound.status,
-        vacuous=bound.vacuous,
-        delta=bound.delta,
-        assumptions=bound.assumptions,
-        terms=terms,
     )
 
 
@@ -147,79 +135,89 @@ def _experts(side: Experts[AnchorStatistics], distances: list[float]) -> tuple[E
 
 
 def table(view: View, part: BoundSection) -> Table:
-    """Return the terms of every reading, with the measured risk and that of knowing nothing."""
-    readings, accuracy = part.readings, view.part(Accuracy)
+    """Return the three parts, then the terms of every reading, with the measured risk and that of knowing nothing."""
+    shown_readings, accuracy = part.readings, view.part(Accuracy)
     title = f"{view.label}: bound (5) on the risk, δ = {view.settings.delta} (nats; ± standard error)"
-    table = Table("term", "equation", title=plain(title, "table.title"))
-    for reading in readings:
+    table = Table("part or term", "equation", title=plain(title, "table.title"))
+    for reading in shown_readings:
         table.add_column(reading.reading, justify="right")
-    for row in readings[-1].terms:
+    for name, equation, estimate, of in parts_of(part):
+        cells = [f"{shown(estimate)} {estimate.status}" if r.reading in of else "" for r in shown_readings]
+        table.add_row(name, equation, *cells)
+    table.add_section()
+    for row in shown_readings[-1].terms:
         cells = []
-        for reading in readings:
+        for reading in shown_readings:
             term = next((t for t in reading.terms if t.name == row.name), None)
             cells.append("" if term is None else f"{shown(term.estimate)} {term.estimate.status}")
         table.add_row(row.name, row.equation, *cells)
     table.add_section()
-    table.add_row("total", "", *(f"{r.value:.3f} {r.status}{', vacuous' if r.vacuous else ''}" for r in readings))
+    table.add_row("total", "", *(f"{r.value:.3f} {r.status}{', vacuous' if r.vacuous else ''}" for r in shown_readings))
     if accuracy:
-        table.add_row("measured risk", "", *[f"{accuracy.risk.value:.3f}"] * len(readings))
-    table.add_row("knowing nothing", "", *[f"{part.trivial_risk:.3f}"] * len(readings))
+        table.add_row("measured risk", "", *[f"{accuracy.risk.value:.3f}"] * len(shown_readings))
+    table.add_row("knowing nothing", "", *[f"{part.trivial_risk:.3f}"] * len(shown_readings))
+    at_base, others = part.slack.rows[0], (f"{c.name} {c.value:.2f}" for c in part.comparators)
+    caption = (
+        f"The parts add up to the total by (5a), and so do the terms. With anchors at c = {at_base.c:g} the slack is "
+        f"{at_base.slack.value:.2f}. Other bounds on the risk of f^lin: {', '.join(others)}."
+    )
+    table.caption = plain(caption, "table.caption")
     return table
 
 
-def figure(view: View, part: BoundSection) -> Figure:
-    """Stacked terms of the three readings, with the measured risk and that of knowing nothing as lines."""
-    from diagnostics.figures import style
+Shown = tuple[str, str, Estimate, tuple[str, ...]]
+"""Name, equation, value, readings."""
 
-    figure = style.new_figure(3.6)
-    axes = figure.subplots()
-    readings = list(reversed(part.readings))
-    labelled: set[str] = set()
-    for row, reading in enumerate(readings):
-        ends = {1: 0.0, -1: 0.0}
-        for term in reading.terms:
-            value = term.estimate.value
-            sign = 1 if value >= 0 else -1
-            colour, hatch = style.TERM_STYLES[term.name]
-            axes.barh(
-                row, value, left=ends[sign], height=0.55, color=colour, hatch=hatch, edgecolor=PAPER,
-                linewidth=0.5, label=None if term.name in labelled else term.name,
-            )  # fmt: skip
-            labelled.add(term.name)
-            ends[sign] += value
-        axes.plot([reading.value] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
-        state = "vacuous" if reading.vacuous else "not vacuous"
-        axes.text(ends[1], row, f"  {reading.value:.2f}\n  {state}", va="center", fontsize=8)
-    if accuracy := view.part(Accuracy):
-        risk = accuracy.risk.value
-        axes.axvline(risk, color=INK, linestyle=":", linewidth=1.3, label=f"measured risk {risk:.2f}")
-    trivial = part.trivial_risk
-    axes.axvline(trivial, color=FAINT, linestyle="--", linewidth=1.3, label=f"knowing nothing {trivial:.2f}")
-    axes.axvline(0, color=FAINT, linewidth=0.6)
-    axes.set_yticks(range(len(readings)), [r.reading for r in readings])
-    axes.set_ylim(-0.5, len(readings) - 0.5)
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.17 * (right - left))
-    n = view.settings.held_out
-    axes.set_xlabel(f"cross-entropy (nats), mean over {len(view.tasks)} tasks, n = {n} held-out examples each")
-    style.legend_below(figure, axes, 3)
-    return figure
+
+def parts_of(part: BoundSection) -> tuple[Shown, ...]:
+    """Return the three parts: name, equation, value, the readings that they belong to."""
+    both, parts = ("linearised", "corrected"), part.parts
+    return (
+        ("risk of f^lin", "(5a)", parts.linear_risk, both),
+        ("slack of the experts' own bounds", "(5a)", parts.slack, both),
+        ("transfer error", "(7)", parts.transfer, ("corrected",)),
+    )
+
+
+def totals(view: View, part: BoundSection) -> Figure:
+    """Draw the three parts at every choice of anchors."""
+    risk, transfer = part.parts.linear_risk.value, part.parts.transfer.value
+    return anchors.draw_totals(part.slack, risk, transfer, _risks(view, part))
+
+
+def _risks(view: View, part: BoundSection) -> dict[str, float]:
+    """Return what a bound is compared with."""
+    accuracy = view.part(Accuracy)
+    return {**({"measured risk": accuracy.risk.value} if accuracy else {}), "knowing nothing": part.trivial_risk}
+
+
+def slack_figure(view: View, part: BoundSection) -> Figure:
+    """Draw the slack of every expert against its anchor."""
+    return anchors.draw(part.slack, view.tasks)
+
+
+def terms(view: View, part: BoundSection) -> Figure:
+    """Draw the terms of the three readings."""
+    examples = f"n = {view.settings.held_out} held-out examples each"
+    xlabel = f"cross-entropy (nats), mean over {len(view.tasks)} tasks, {examples}"
+    return readings.draw(part.readings, _risks(view, part), xlabel)
 
 
 def sentence(view: View, part: BoundSection) -> str:
     """Say what the theory says."""
-    corrected = part.readings[READINGS.index("corrected")]
-    largest = max(corrected.terms, key=lambda term: term.estimate.value)
-    positive = sum(max(t.estimate.value, 0.0) for t in corrected.terms)
+    corrected, parts, rows = part.readings[READINGS.index("corrected")], part.parts, part.slack.rows
     state = "vacuous" if corrected.vacuous else "not vacuous"
     relation = "at or above" if corrected.vacuous else "below"
     accuracy = view.part(Accuracy)
     measured = "" if accuracy is None else f", the measured risk is {accuracy.risk.value:.2f}"
+    largest = max(corrected.terms, key=lambda term: term.estimate.value)
     return (
-        f"The bound that holds for the network (corrected) is {corrected.value:.2f} nats and {state}: it lies "
-        f"{relation} the {part.trivial_risk:.2f} nats of knowing nothing{measured}; "
-        f"{largest.name} dominates with {largest.estimate.value:.2f} nats, "
-        f"{100 * largest.estimate.value / positive:.0f} % of the positive terms."
+        f"Bound (5), which holds for the network (corrected), is {corrected.value:.2f} nats with the experts as "
+        f"anchors and {state}: {relation} the {part.trivial_risk:.2f} nats of knowing nothing{measured}. By (5a) it is "
+        f"the risk of f^lin, {parts.linear_risk.value:.2f}, + slack of the experts' own bounds, "
+        f"{parts.slack.value:.2f} ± {parts.slack.stderr:.2f}, + ε⁺, {parts.transfer.value:.2f}; {largest.name} "
+        f"dominates. The slack belongs to the anchors, not to the merge: with anchors at θ_0 it is "
+        f"{rows[0].slack.value:.2f}."
     )
 
 
@@ -241,10 +239,18 @@ def assumptions(parts: Sequence[tuple[View, BoundSection]]) -> list[Assumption]:
         Assumption(
             "price of the grids", f"ln(T G/δ) = {part.log_price:.1f} nats", "exact; one σ per block, 0 included"
         ),
+        Assumption("weights β of the experts", *_weights(view, part)),
         Assumption(
             "Poincaré term, H_Q, gap, gain, ε⁺",
             f"{view.settings.held_out} held-out examples per task",
-            "estimated on test examples unused in training and choices; shown with standard errors",
+            "estimated on test examples unused in training and choices; the terms' standard errors are for the η, σ "
+            "and C that were chosen",
+        ),
+        Assumption(
+            "choice of η, C and examples",
+            f"{part.repeats[-1].slack.n} random halvings",
+            "the slack's standard error: √2 times the standard deviation over halvings of the same examples, η chosen "
+            "on one half, all else measured on the other; σ is held",
         ),
         Assumption(
             "network linear in θ (assumed-linear reading only)",
@@ -254,14 +260,26 @@ def assumptions(parts: Sequence[tuple[View, BoundSection]]) -> list[Assumption]:
     ]
 
 
+def _weights(view: View, part: BoundSection) -> tuple[str, str]:
+    """Return the value of β and where it comes from."""
+    said = " ".join(view.settings.beta)
+    if view.settings.beta != ("best",):
+        return said, "chosen; (5) holds for all β at once"
+    expert = view.tasks[part.slack.best_expert.expert]
+    return (
+        f"1 for {expert}",
+        "the expert of least slack by one half of the held-out examples; everything is reported on the other half",
+    )
+
+
 SECTION = Section(
     kind=BoundSection,
     compute=compute,
     title="The bound and what it is made of",
     link="bound",
-    how=("5", "5a", "1", "7"),
+    how=("5", "5a", "17", "1", "7"),
     table=table,
-    figures={"terms": Drawn(figure)},
+    figures={"totals": Drawn(totals), "slack": Drawn(slack_figure), "terms": Drawn(terms)},
     sentence=sentence,
     assumptions=assumptions,
 )

@@ -38,7 +38,7 @@ class HeterogeneitySection:
 
 def compute(workspace: Workspace, subject: Subject) -> HeterogeneitySection:
     """Collect the tables; they do not depend on the merge."""
-    side = workspace.experts
+    side = workspace.experts.on_reported()
     tables = {}
     for reading, anchors in (("linearised", side.linear), ("assumed-linear", side.assumed)):
         cross = anchors.cross

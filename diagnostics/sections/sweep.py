@@ -10,9 +10,9 @@ from rich.table import Table
 
 from bounds import ntk
 from bounds.flatness import sharpness
-from bounds.theorems import READINGS
-from bounds.types import Params
-from diagnostics.figures.svg import FAINT, INK
+from bounds.types import Params, weighted_sum
+from diagnostics.sections import sweep_figures
+from diagnostics.sections.anchors import best_anchors
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.bound import BoundSection
 from diagnostics.sections.directions import (
@@ -25,6 +25,8 @@ from diagnostics.sections.directions import (
     spread_experts,
 )
 from diagnostics.sections.entk import grams
+from diagnostics.sections.paths import Policy, SweepPath, SweepSection
+from diagnostics.settings import ANCHORS
 from diagnostics.subject import Subject
 from diagnostics.terms.path import Path, SweepPoint, ntk_radius
 from diagnostics.work.pieces import Pieces
@@ -35,35 +37,6 @@ from merging.plain import from_plain, to_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepPath:
-    """One path; ``kind`` is merge, expert or random; ``norm`` = ‖d‖, the distance at s = 1.
-
-    ``ntk_radius`` is the smallest distance at which the residual reaches ``tolerance`` (None: nowhere on the path).
-    """
-
-    name: str
-    kind: str
-    norm: float
-    tolerance: float
-    ntk_radius: float | None
-    points: tuple[SweepPoint, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepSection:
-    """The merge's path first, then the controls; ``examples`` held-out examples per task behind every number.
-
-    The drift rests on ``gram_examples`` of them; ``rho`` is the radius of the sharpness.
-    """
-
-    mode: str
-    examples: int
-    gram_examples: int
-    rho: float
-    paths: tuple[SweepPath, ...]
 
 
 @dataclass(frozen=True)
@@ -139,9 +112,40 @@ def sweep(
         results.append(
             SweepPath(name=d.name, kind=d.kind, norm=size, tolerance=tolerance, ntk_radius=radius, points=own)
         )
-    examples = min(settings.held_out, *(len(task.test) for task in tasks))
-    grams = min(settings.gram, examples)
-    return SweepSection(mode=mode, examples=examples, gram_examples=grams, rho=settings.rho, paths=tuple(results))
+    least = min(settings.held_out, *(len(task.test) for task in tasks))
+    return SweepSection(
+        mode=mode,
+        examples=len(range(least)[workspace.reported]),
+        gram_examples=min(settings.gram, least),
+        rho=settings.rho,
+        policies=policies(workspace, [p.s for p in results[0].points]),
+        paths=tuple(results),
+    )
+
+
+def policies(workspace: Workspace, grid: Sequence[float]) -> tuple[Policy, ...]:
+    """Return the slack of three choices of anchors at every s: the experts, c = s on the way to them, best c for each.
+
+    The best c are chosen on one half of the held-out examples and reported on the other. Beyond s = 1 the anchors that
+    follow the path stay at the experts.
+    """
+    following = [min(s, 1.0) for s in grid]
+    scales = sorted({*ANCHORS, *following})
+    found, beta = dict(zip(scales, workspace.anchors(scales), strict=True)), workspace.beta
+    slacks = {
+        c: weighted_sum([anchor.slack(workspace.reported) for anchor in row], beta) for c, row in found.items()
+    }  # fmt: skip
+    best, experts = best_anchors([found[c] for c in ANCHORS], beta), slacks[1.0]
+    spread = ", ".join(f"{c:g}" for c in best.c)
+    return (
+        Policy("experts", "anchors at the experts (c = 1)", (experts,) * len(grid)),
+        Policy("path", "anchors follow the path (c = s, at most 1)", tuple(slacks[c] for c in following)),
+        Policy(
+            "best",
+            f"best c of every expert ({spread}), chosen on half of the examples, reported on the other half",
+            (best.slack,) * len(grid),
+        ),
+    )
 
 
 def _at_base(workspace: Workspace) -> list[Mapping[str, Any]]:
@@ -168,11 +172,11 @@ def _sharpness(workspace: Workspace, theta: Params) -> float:
 
 def table(view: View, part: SweepSection) -> Table:
     """Return the merge's path, a row per point."""
-    return path_table(part.paths[0], part.examples)
+    return path_table(part.paths[0], part.examples, part.policies)
 
 
-def path_table(path: SweepPath, examples: int) -> Table:
-    """One path of a sweep, a row per point."""
+def path_table(path: SweepPath, examples: int, policies: Sequence[Policy] = ()) -> Table:
+    """Return one path of a sweep, a row per point; ``policies`` have their slack at its points."""
     radius = "nowhere" if path.ntk_radius is None else f"at {path.ntk_radius:.2f}"
     crossed = f"residual {path.tolerance:g} crossed {radius}"
     table = Table(title=plain(f"{path.name}: along θ_0 + s·d, n = {examples} per task; {crossed}", "table.title"))
@@ -182,15 +186,21 @@ def path_table(path: SweepPath, examples: int) -> Table:
         "sharpness": lambda p: p.sharpness,
     }
     measured = {name: of for name, of in extra.items() if of(path.points[0]) is not None}
-    columns = ("s", "distance", "risk", "error %", "assumed-linear", "linearised", "corrected", "ε⁺", "residual")
-    for column in (*columns, *measured):
+    columns = ("s", "distance", "risk", "error %", "risk of f^lin", "ε⁺", "residual")
+    for column in (*columns, *measured, *(f"slack: {policy.name}" for policy in policies)):
         table.add_column(column, justify="right")
-    for p in path.points:
-        bounds = [f"{value:.2f}" for value in p.bounds.values()]
+    for index, p in enumerate(path.points):
         table.add_row(
-            f"{p.s:.2f}", f"{p.distance:.2f}", f"{p.risk.value:.3f}", f"{100 * p.error:.1f}", *bounds,
-            f"{p.transfer.value:.3f}", f"{p.residual:.3f}", *(f"{of(p):.3f}" for of in measured.values()),
+            f"{p.s:.2f}", f"{p.distance:.2f}", f"{p.risk.value:.3f}", f"{100 * p.error:.1f}",
+            f"{p.linear_risk.value:.3f}", f"{p.transfer.value:.3f}", f"{p.residual:.3f}",
+            *(f"{of(p):.3f}" for of in measured.values()), *(f"{q.slack[index].value:.2f}" for q in policies),
         )  # fmt: skip
+    if policies:
+        table.caption = plain(
+            "Bound (5), linearised, at any s is the risk of f^lin + the slack of the anchors (5a): "
+            + "; ".join(f"{policy.name}: {policy.about}" for policy in policies),
+            "table.caption",
+        )
     return table
 
 
@@ -210,130 +220,14 @@ def sentence(view: View, part: SweepSection) -> str:
 
 
 def figure(view: View, part: SweepSection) -> Figure:
-    """Risk, three bounds, ε⁺ (above) and residual (below) along the merge's path."""
+    """Draw what moves along the merge's path."""
     bound = view.part(BoundSection)
-    return draw_path(part, part.paths[0], bound.trivial_risk if bound else None)
-
-
-def draw_path(section: SweepSection, path: SweepPath, trivial: float | None) -> Figure:
-    """Draw one path of a sweep; drift and sharpness have panels of their own where they were measured."""
-    from diagnostics.figures import style
-
-    local = [name for name in ("rotation", "sharpness") if getattr(path.points[0], name) is not None]
-    figure = style.new_figure(5.2 + 1.3 * len(local))
-    axes, below, *more = figure.subplots(
-        2 + len(local), 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1, *[1] * len(local)]}
-    )
-    distance = [p.distance for p in path.points]
-    _draw_risks(axes, section, path, trivial)
-    below.plot(distance, [p.residual for p in path.points], color=style.PURPLE, marker="o", markersize=3.5)
-    below.axhline(path.tolerance, color=FAINT, linestyle="--", linewidth=1)
-    below.set_ylabel("residual\n(ratio)")
-    below.set_ylim(0, None)
-    for name, panel in zip(local, more, strict=True):
-        (_draw_drift if name == "rotation" else _draw_sharpness)(panel, section, path)
-    for panel in (axes, below, *more):
-        panel.axvline(path.norm, color=INK, linestyle=":", linewidth=1)
-        if path.ntk_radius is not None:
-            panel.axvspan(0, path.ntk_radius, color=style.SKY, alpha=0.2, linewidth=0)
-    [axes, below, *more][-1].set_xlabel(
-        "distance ‖θ(s) − θ_0‖ (weights), θ(s) = θ_0 + s·d; residual ‖f − f^lin‖/‖f − f_0‖"
-    )
-    radius = "never" if path.ntk_radius is None else f"{path.ntk_radius:.2f}"
-    title = f"{style.named(path.name)}: dotted line s = 1; shaded: NTK radius {radius} (residual {path.tolerance:g})"
-    axes.set_title(title, loc="left")
-    style.legend_below(figure, axes, 3)
-    return figure
-
-
-def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: float | None) -> None:
-    from diagnostics.figures import style
-
-    distance = [p.distance for p in path.points]
-    for reading in READINGS:
-        colour, marker, line = style.READING_STYLES[reading]
-        values = [p.bounds[reading] for p in path.points]
-        axes.plot(
-            distance, values, color=colour, marker=marker, markersize=4, linestyle=line, label=f"bound, {reading}"
-        )
-    axes.errorbar(
-        distance, [p.risk.value for p in path.points], yerr=[2 * p.risk.stderr for p in path.points], color=INK,
-        marker="D", markersize=3.5, capsize=2, label="measured risk (± 2 s.e.)",
-    )  # fmt: skip
-    linear = [p.linear_risk.value for p in path.points]
-    axes.plot(distance, linear, color=style.SKY, linestyle=":", marker=".", label="risk of f^lin")
-    axes.plot(
-        distance, [p.transfer.value for p in path.points], color=style.GREEN, marker="x", label="transfer error ε⁺"
-    )
-    if trivial is not None:
-        axes.axhline(trivial, color=FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
-    positive = [v for p in path.points for v in (*p.bounds.values(), p.risk.value) if v > 0]
-    if positive and max(positive) > 20 * min(positive):
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5 * min(positive))
-    axes.set_ylabel(f"cross-entropy (nats)\nn = {section.examples} per task")
-
-
-def _draw_drift(axes: Any, section: SweepSection, path: SweepPath) -> None:
-    from diagnostics.figures import style
-
-    distance = [p.distance for p in path.points]
-    rotations = [p.rotation for p in path.points]
-    axes.plot(distance, rotations, color=style.VERMILION, marker="o", markersize=3.5, label="rotation S")
-    changes = [p.relative_change for p in path.points]
-    axes.plot(
-        distance, changes, color=style.BLUE, marker="s", markersize=3.5, linestyle="--", label="‖K_s − K_0‖/‖K_0‖"
-    )
-    axes.set_ylim(0, None)
-    axes.set_ylabel(f"drift of eNTK\n(ratio), n = {section.gram_examples}")
-    axes.legend(fontsize=7, frameon=False)
-
-
-def _draw_sharpness(axes: Any, section: SweepSection, path: SweepPath) -> None:
-    from diagnostics.figures import style
-
-    values = [p.sharpness for p in path.points]
-    axes.plot([p.distance for p in path.points], values, color=style.ORANGE, marker="s", markersize=3.5)
-    axes.axhline(0, color=FAINT, linewidth=0.6)
-    axes.set_ylabel(f"sharpness (nats)\nρ = {section.rho:g}, n = {section.examples}")
+    return sweep_figures.draw_path(part, part.paths[0], bound.trivial_risk if bound else None)
 
 
 def controls(view: View, part: SweepSection) -> Figure:
-    """Measured risk, corrected bound and residual over distance: the merge against experts and random directions."""
-    from diagnostics.figures import style
-
-    towards_colours = {
-        "merge": (style.VERMILION, "the merge"),
-        "expert": (style.BLUE, "an expert"),
-        "random": (FAINT, "a random direction"),
-    }
-    figure = style.new_figure(4.8)
-    axes, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1]})
-    labelled: set[str] = set()
-    for path in reversed(part.paths):  # the merge last, on top
-        distance, (colour, towards) = [p.distance for p in path.points], towards_colours[path.kind]
-        new, width = path.kind not in labelled, 1.6 if path.kind == "merge" else 1.0
-        labelled.add(path.kind)
-        for values, marker, line, what in (
-            ([p.bounds["corrected"] for p in path.points], "o", "-", "corrected bound"),
-            ([p.risk.value for p in path.points], "D", ":", "measured risk"),
-        ):
-            label = f"{what}, towards {towards}" if new else None
-            axes.plot(
-                distance, values, color=colour, marker=marker, markersize=3.5, linestyle=line, linewidth=width,
-                label=label,
-            )  # fmt: skip
-        below.plot(distance, [p.residual for p in path.points], color=colour, marker="o", markersize=3, linewidth=width)
-    values = [v for p in part.paths for q in p.points for v in (q.bounds["corrected"], q.risk.value)]
-    if min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")
-    axes.set_ylabel(f"cross-entropy (nats)\nn = {part.examples} per task")
-    below.axhline(view.settings.tolerance, color=FAINT, linestyle="--", linewidth=1)
-    below.set_ylabel("residual (ratio)")
-    below.set_ylim(0, None)
-    below.set_xlabel("distance ‖θ(s) − θ_0‖ (Euclidean, weights); dashed: tolerance of the residual")
-    style.legend_below(figure, axes, 2)
-    return figure
+    """Draw risk and residual over distance, towards the merge, experts and in a random direction."""
+    return sweep_figures.draw_controls(part)
 
 
 SECTION = Section(

@@ -18,6 +18,9 @@ from diagnostics.terms.network import PosteriorDraws
 from merging.params import squared_norms
 from merging.task_vectors import TaskVectors
 
+CHOOSING, REPORTING = 0, 1
+"""Every second held-out example, from the first or the second: what is chosen on one half is reported on the other."""
+
 
 @dataclass(frozen=True)
 class LinearPosteriors:
@@ -53,53 +56,90 @@ def linearised(
     """
     choices = log_choices(ETA_GRID, SIGMA_GRID, len(blocks), with_zero=True)
     paid = price(len(worlds), settings.delta, choices)
-    statistics = []
-    for j, world in enumerate(worlds):
-        own = mean_over(losses(world.train_scores, world.train_labels), sizes[j])
-        kernel = tuple(mean_over(column, sizes[j]) for column in world.train_trace.T)
-        displacement = tuple(squared_norms(task_vectors.deltas[j], blocks).values())
-
-        def moments(sigma: tuple[float, ...], half: int, world: LinearTask = world, j: int = j) -> Moments:
-            draws = world.posterior_scores(j, sigma, settings.draws, settings.seed)
-            gradients = world.gradient_moments(draws)
-            return _moments(gradients, losses(draws, world.labels), half)
-
-        choice = choose_posterior(
-            own.value,
-            displacement,
-            [k.value for k in kernel],
-            lambda sigma, read=moments: read(sigma, 0),
-            n=sizes[j],
-            log_price=paid,
-            eta_grid=ETA_GRID,
-            sigma_grid=SIGMA_GRID,
-            gamma=GAMMA,
+    statistics = [
+        chosen(
+            world,
+            j,
+            own=world.own_losses(),
+            displacement_sq=tuple(squared_norms(task_vectors.deltas[j], blocks).values()),
+            size=sizes[j],
+            paid=paid,
+            settings=settings,
         )
-        reported = moments(choice.sigma, 1)
-        eta = guarded_eta(choice.eta, reported.qsb.value)
-        statistics.append(
-            AnchorStatistics(
-                own_risk=own,
-                n=sizes[j],
-                displacement_sq=displacement,
-                kernel=kernel,
-                gradient=reported.gradient,
-                sigma=choice.sigma,
-                eta=eta,
-                qsb=reported.qsb,
-            )
-        )
+        for j, world in enumerate(worlds)
+    ]
     posteriors = LinearPosteriors(
         [
             [world.posterior_scores(j, s.sigma, settings.draws, settings.seed) for j, s in enumerate(statistics)]
             for world in worlds
         ]
     )
-    table = [
+    return Experts(statistics, cross_risk(risks(worlds, posteriors)), choices), posteriors
+
+
+def risks(worlds: Sequence[LinearTask], posteriors: LinearPosteriors) -> list[Tensor]:
+    """E_Q ℓ of every held-out example under every posterior, [N_i, T] per task."""
+    return [
         torch.stack([losses(draws, world.labels) for draws in row], dim=1)
         for world, row in zip(worlds, posteriors.scores, strict=True)
     ]
-    return Experts(statistics, cross_risk(table), choices), posteriors
+
+
+def chosen(
+    world: LinearTask,
+    anchor: int,
+    *,
+    own: Tensor,
+    displacement_sq: tuple[float, ...],
+    size: int,
+    paid: float,
+    settings: Settings,
+    scale: float = 1.0,
+) -> AnchorStatistics:
+    """Choose η and σ of N(θ_0 + scale · d, Σ) for one task on half of its held-out examples; report on the others.
+
+    Args:
+        world: the linearised network on the task.
+        anchor: the displacement d of the world.
+        own: losses of f^lin at the anchor on a subsample of S_t.
+        displacement_sq: squared length of scale · d per block.
+        size: |S_t|.
+        paid: price ln(T G/δ) in nats.
+        settings: draws, seed.
+        scale: c.
+    """
+    kernel = tuple(mean_over(column, size) for column in world.train_trace.T)
+    own_risk = mean_over(own, size)
+    choice = choose_posterior(
+        own_risk.value,
+        displacement_sq,
+        [k.value for k in kernel],
+        lambda sigma: moments_at(world, anchor, sigma, CHOOSING, settings, scale),
+        n=size,
+        log_price=paid,
+        eta_grid=ETA_GRID,
+        sigma_grid=SIGMA_GRID,
+        gamma=GAMMA,
+    )
+    reported = moments_at(world, anchor, choice.sigma, REPORTING, settings, scale)
+    return AnchorStatistics(
+        own_risk=own_risk,
+        n=size,
+        displacement_sq=displacement_sq,
+        kernel=kernel,
+        gradient=reported.gradient,
+        sigma=choice.sigma,
+        eta=guarded_eta(choice.eta, reported.qsb.value),
+        qsb=reported.qsb,
+    )
+
+
+def moments_at(
+    world: LinearTask, anchor: int, sigma: Sequence[float], half: int, settings: Settings, scale: float = 1.0
+) -> Moments:
+    """Return gradient moments and C under N(θ_0 + scale · d, Σ), on one half of the held-out examples."""
+    draws = world.posterior_scores(anchor, sigma, settings.draws, settings.seed, scale)
+    return _moments(world.gradient_moments(draws), losses(draws, world.labels), half)
 
 
 def best_eta(statistics: AnchorStatistics, log_price: float) -> float:
@@ -139,16 +179,13 @@ def assumed_linear(
     linear: Experts[AnchorStatistics], draws: PosteriorDraws, sizes: Sequence[int], delta: float
 ) -> Experts[AnchorStatistics]:
     """Read the same posteriors with the real network f in place of f^lin: risks, flatness, C, cross-risk are f's."""
-    table = [
-        torch.stack([losses(scores, labels) for scores in row], dim=1)
-        for row, labels in zip(draws.scores, draws.labels, strict=True)
-    ]
+    table = draws.losses
     statistics = []
     for j, (anchor, losses_at_expert, gradients, size, paid) in enumerate(
         zip(linear.statistics, draws.own, draws.gradients, sizes, linear.prices(delta), strict=True)
     ):
         own = mean_over(losses_at_expert, size)
-        chosen, reported = (_moments(gradients, table[j][:, j], half) for half in (0, 1))
+        chosen, reported = (_moments(gradients, table[j][:, j], half) for half in (CHOOSING, REPORTING))
         eta = best_eta(replace(anchor, own_risk=own, gradient=chosen.gradient, eta=ETA_GRID[0], qsb=chosen.qsb), paid)
         statistics.append(
             replace(

@@ -26,7 +26,8 @@ class LinearTask:
 
     ``held_out`` are N examples of the task's test split: ``scores0`` [N, C] = f_0, ``tangents`` [D, N, C] = J(x)d for
     each displacement d (τ_1..τ_T, then θ_m - θ_0), ``kernel`` [N, B, C, C] = per-block K_b(x, x) (centred).
-    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``;
+    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``, and
+    ``train_scores0`` = f_0 there;
     ``train_trace`` [M, B] = tr K_b on the first M of it.
     """
 
@@ -34,6 +35,7 @@ class LinearTask:
     scores0: Tensor
     tangents: Tensor
     kernel: Tensor
+    train_scores0: Tensor
     train_scores: Tensor
     train_labels: Tensor
     train_trace: Tensor
@@ -48,12 +50,28 @@ class LinearTask:
         """Return the same world with one more displacement, last, whose J(x)d is ``tangents`` [N, C]."""
         return replace(self, tangents=torch.cat([self.tangents, tangents.unsqueeze(0)]))
 
+    def part(self, examples: slice) -> LinearTask:
+        """Return the same world on some of the held-out examples."""
+        return replace(
+            self,
+            held_out=self.held_out.take(examples),
+            scores0=self.scores0[examples],
+            tangents=self.tangents[:, examples],
+            kernel=self.kernel[examples],
+        )
+
+    def own_losses(self, scale: float = 1.0) -> Tensor:
+        """Cross-entropy [n'] of f^lin at θ_0 + scale · τ of the task's own expert, on its training examples."""
+        return losses(torch.lerp(self.train_scores0, self.train_scores, scale), self.train_labels)
+
     def scores(self, displacement: int, scale: float = 1.0) -> Tensor:
         """f^lin [N, C] at θ_0 + scale · displacement."""
         return self.scores0 + scale * self.tangents[displacement]
 
-    def posterior_scores(self, anchor: int, sigma: Sequence[float], draws: int, seed: int) -> Tensor:
-        """Draws [S, N, C] of f^lin under N(θ_anchor, Σ_b σ_b² I) on the held-out examples.
+    def posterior_scores(
+        self, anchor: int, sigma: Sequence[float], draws: int, seed: int, scale: float = 1.0
+    ) -> Tensor:
+        """Draws [S, N, C] of f^lin under N(θ_0 + scale · d, Σ_b σ_b² I) on held-out examples; d is number ``anchor``.
 
         Draws come in pairs mean ± noise, so that their mean is exactly f^lin at the anchor: heterogeneity, gap and
         gain then cancel on the sample as they do in the population (docs/theory.md (5a)).
@@ -65,7 +83,7 @@ class LinearTask:
         generator = torch.Generator().manual_seed(seed)
         half = torch.randn((draws + 1) // 2, *covariance.shape[:2], generator=generator, dtype=self.kernel.dtype)
         noise = torch.cat([half, -half])
-        return self.scores(anchor) + torch.einsum("nij,snj->sni", root, noise)
+        return self.scores(anchor, scale) + torch.einsum("nij,snj->sni", root, noise)
 
     def gradient_moments(self, scores: Tensor) -> Tensor:
         """E_Q‖∇_b ℓ^lin‖² of cross-entropy [N, B] from draws of the scores [S, N, C]: (p - e_y)^T K_b (p - e_y)."""
@@ -113,6 +131,7 @@ def products(
     return {
         "scores0": scores0.double().cpu(),
         "tangents": tangents.double().cpu(),
+        "train_scores0": train0.double().cpu(),
         "train_scores": (train0 + own_tangent[0]).double().cpu(),
         "train_trace": traced.values.double().cpu(),
         **({} if sample.labels is None else {"train_labels": sample.labels.cpu()}),

@@ -40,6 +40,10 @@ class NetworkAtPoint:
     scores: Sequence[Tensor]
     tangents: Sequence[Tensor]
 
+    def part(self, examples: slice) -> NetworkAtPoint:
+        """Return the same on some of the held-out examples."""
+        return NetworkAtPoint([s[examples] for s in self.scores], [t[examples] for t in self.tangents])
+
 
 def network_at(tasks: Sequence[Task], worlds: Sequence[LinearTask], theta: Params, centre: Params) -> NetworkAtPoint:
     """Evaluate the real network at θ on every task's held-out examples, with its derivative along θ - ``centre``."""

@@ -8,7 +8,7 @@ errors over examples contain the spread over draws.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from bounds.autodiff import check_inputs
 from bounds.flatness import gradient_second_moment
 from bounds.linearize import jvp_scores
-from bounds.scores import check_scores
+from bounds.scores import check_scores, cross_entropy
 from bounds.types import Blocks, Inputs, Params, Sample
 from merging.params import subtract
 from merging.task import Task, described, score_task
@@ -35,6 +35,22 @@ class PosteriorDraws:
     gradients: Sequence[Tensor]
     labels: Sequence[Tensor]
     own: Sequence[Tensor] = ()
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """Cross-entropy of every held-out example under every posterior, [N_i, T] per task."""
+        return [
+            torch.stack([cross_entropy(scores, labels) for scores in row], dim=1)
+            for row, labels in zip(self.scores, self.labels, strict=True)
+        ]
+
+    def part(self, examples: slice) -> PosteriorDraws:
+        """Return the same draws on some of the held-out examples."""
+        return replace(
+            self,
+            scores=[[scores[examples] for scores in row] for row in self.scores],
+            labels=[labels[examples] for labels in self.labels],
+        )
 
 
 def draw_weights(mean: Params, sigma: Sequence[float], blocks: Blocks, generator: torch.Generator) -> dict[str, Tensor]:

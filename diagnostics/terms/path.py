@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from bounds.heterogeneity import cross_risk
 from bounds.scores import zero_one_loss
 from bounds.theorems import AnchorStatistics, Corrected, Experts, ReadAs, Weights, theorem2
 from bounds.types import Bound, Estimate, Params
@@ -61,7 +62,8 @@ class AtPoint:
 class ExpertSide:
     """All that (5) knows before a merge is given: the linearised tasks, the posteriors, their statistics, weights.
 
-    ``worlds[i].tangents`` are J(x)τ_1..J(x)τ_T; ``centre`` is θ_β = θ_0 + Σ_j β_j τ_j.
+    ``worlds[i].tangents`` are J(x)τ_1..J(x)τ_T; ``centre`` is θ_β = θ_0 + Σ_j β_j τ_j. ``reported`` are the held-out
+    examples that terms are measured on: all, or the half on which nothing was chosen. The cross-risks are of these.
     """
 
     worlds: Sequence[linear_world.LinearTask]
@@ -73,6 +75,25 @@ class ExpertSide:
     weights: Weights
     delta: float
     trivial_risk: float
+    reported: slice = field(default_factory=lambda: slice(None))
+
+    def on_reported(self) -> ExpertSide:
+        """Return the side on the reported examples alone; choices stay as they are."""
+        part = self.reported
+        if part == slice(None):
+            return self
+        worlds = [world.part(part) for world in self.worlds]
+        scores = [[draws[:, part] for draws in row] for row in self.posteriors.scores]
+        posteriors, draws = expert_side.LinearPosteriors(scores), self.draws.part(part)
+        return replace(
+            self,
+            worlds=worlds,
+            posteriors=posteriors,
+            draws=draws,
+            linear=replace(self.linear, cross=cross_risk(expert_side.risks(worlds, posteriors))),
+            assumed=replace(self.assumed, cross=cross_risk(draws.losses)),
+            reported=slice(None),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ class Path:
         return bounds, AtPoint(network, assumed, linear, transfer)
 
     def point(self, s: float) -> SweepPoint:
-        """Everything the sweep shows at s."""
+        """Return everything the sweep shows at s."""
         bounds, at = self.bounds(s)
         wrong = [
             float(zero_one_loss(scores, world.labels).mean())

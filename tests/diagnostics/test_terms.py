@@ -1,16 +1,23 @@
 """The report's terms on ``toy``, against dense float64 Jacobians, autograd and sampling in weight space."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from bounds.theorems import Weights
+from bounds.flatness import gradient_norm
+from bounds.heterogeneity import cross_risk
+from bounds.linearize import linearize
+from bounds.pac_bayes import amplification, qsb_constant
+from bounds.theorems import Experts, MergedModel, Weights, theorem2
 from bounds.types import Estimate
-from diagnostics.settings import Settings
+from diagnostics.settings import ETA_GRID, Settings
 from diagnostics.subject import Subject
+from diagnostics.terms import anchors as slack
 from diagnostics.terms import experts as anchors
+from diagnostics.terms import forms
 from diagnostics.terms import linear as linear_world
 from diagnostics.terms import merge as merge_terms
 from diagnostics.terms import network as network_world
@@ -257,3 +264,160 @@ def test_the_linearised_bound_is_the_held_out_linear_risk_plus_the_experts_slack
     slack = [own[j] - float(workspace.experts.linear.cross.risk[j, j]) for j in range(3)]
     expected = at.linear.risk.value + sum(b * s for b, s in zip(workspace.beta, slack, strict=True))
     assert bound.value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def workspace(suite, artifact):
+    settings = Settings(held_out=24, kernel=60, train=60, draws=10, points=3)
+    return Workspace([Subject("merge", "out.pt", artifact)], lambda: suite, settings)
+
+
+def at_scale(workspace, c):
+    """Experts, gap and gain of (5) with anchors θ_0 + cτ_j, by the functions that serve c = 1."""
+    subject, settings = workspace.subjects[0], workspace.plain_settings
+    along, _ = workspace.merge_point(subject)
+    side = workspace.experts
+    worlds = [w.towards(t) for w, t in zip(side.worlds, along, strict=True)]
+    statistics = [
+        anchors.chosen(
+            worlds[j], j, own=worlds[j].own_losses(c), displacement_sq=tuple(c * c * d for d in s.displacement_sq),
+            size=s.n, paid=side.linear.prices(side.delta)[j], settings=settings, scale=c,
+        )
+        for j, s in enumerate(side.linear.statistics)
+    ]  # fmt: skip
+    draws = [
+        [w.posterior_scores(j, s.sigma, settings.draws, settings.seed, c) for j, s in enumerate(statistics)]
+        for w in worlds
+    ]
+    posteriors = anchors.LinearPosteriors(draws)
+    moved = [dataclasses.replace(w, tangents=torch.cat([c * w.tangents[:-1], w.tangents[-1:]])) for w in worlds]
+    terms = merge_terms.linearised_terms(moved, posteriors, 1.0, workspace.alpha)
+    experts = Experts(statistics, cross_risk(anchors.risks(worlds, posteriors)), side.linear.log_choices)
+    return experts, terms
+
+
+@pytest.mark.parametrize("c", [0.0, 0.5, 1.0])
+def test_at_any_anchors_the_bound_is_the_linear_risk_plus_their_slack(workspace, c):
+    """(17): at c = 0 it is L^lin(θ_m) + Σβ_j s_j(0), to 1e-6; a bound without the Bregman gain is not."""
+    experts, terms = at_scale(workspace, c)
+    weights, delta = Weights(workspace.alpha, workspace.beta), workspace.plain_settings.delta
+    (row,) = workspace.anchors([c])
+    expected = terms.risk.value + sum(b * a.slack().value for b, a in zip(workspace.beta, row, strict=True))
+    assert theorem2(experts, terms.merge, weights, delta=delta).value == pytest.approx(expected, abs=1e-6)
+    no_gain = theorem2(experts, MergedModel(terms.gap), weights, delta=delta).value
+    assert no_gain > expected + 1e-3
+    if c == 0:
+        assert all(a.kl == 0 and float(a.traces.sum()) == 0 for a in row)
+        for a, world in zip(row, workspace.experts.worlds, strict=True):
+            base = F.cross_entropy(world.scores0, world.labels)
+            c_held = qsb_constant(F.cross_entropy(world.scores0, world.labels, reduction="none")[1::2])
+            factor = amplification(a.eta, c_held)[0].value
+            train = F.cross_entropy(world.train_scores0, world.train_labels)
+            by_hand = factor * (float(train) + a.price / (a.eta * a.size)) - float(base)
+            assert a.slack().value == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_the_n_of_a_nat_is_where_the_bound_has_it(workspace):
+    """With that n in the place of |S_j|, the least slack over η, each with σ at its own fixed point, is one nat."""
+    settings, side = workspace.plain_settings, workspace.experts
+    (row,) = workspace.anchors([1.0])
+    for j, (a, s, world) in enumerate(zip(row, side.linear.statistics, side.worlds, strict=True)):
+        assert a.examples is not None
+        found = []
+        for eta in ETA_GRID:
+            sigma = s.sigma
+            for _ in range(6):
+                draws = world.posterior_scores(j, sigma, settings.draws, settings.seed)
+                risks, gradients = linear_world.losses(draws, world.labels), world.gradient_moments(draws)[1::2].mean(0)
+                held = float(risks[1::2].square().mean() / risks[1::2].mean())
+                if eta * held > 1:
+                    break
+                factor, b = 1 / (1 - eta * held / 2), eta / (2 - eta * held)
+                moved, kernel = torch.tensor(s.displacement_sq), torch.tensor([k.value for k in s.kernel])
+                weights = factor * kernel.double() / 4 + b * gradients
+                square = (factor * moved.double() / (2 * eta * a.examples * weights)).sqrt()
+                kl = float((moved / (2 * square))[moved > 0].sum())
+                brace = factor * (float(a.own.mean()) + (kl + a.price) / (eta * a.examples)) + float(square @ weights)
+                sigma = tuple(float(v) ** 0.5 for v in square)
+            else:
+                found.append(brace - float(risks.mean()))
+        assert min(found) == pytest.approx(1.0, abs=0.05)
+        assert a.examples != s.n
+
+
+def test_halvings_drawn_again_are_the_bound_on_those_halves(workspace):
+    (row,) = workspace.anchors([1.0])
+    anchor, count = row[0], 6
+    assert len(anchor.own) == anchor.size  # all of S_j: not halved
+    half = slack.halves(24, count, 3)
+    assert half.sum(dim=1).tolist() == [12] * count
+    found = slack.repeated(anchor, half, 3)
+    for r in range(count):
+        risks, flat = anchor.risks, anchor.flatness
+
+        def brace(eta, part, risks=risks, flat=flat):
+            qsb = float(risks[part].square().mean() / risks[part].mean())
+            a = 1 / (1 - eta * qsb / 2)
+            own, noise = float(anchor.own.mean()), 0.25 * float(anchor.traces.mean())
+            return a * (own + noise + (anchor.kl + anchor.price) / (eta * anchor.size)) + eta / 2 * a * float(
+                flat[part].mean()
+            )
+
+        chosen = [eta for eta in ETA_GRID if eta * float(qsb_constant(risks[~half[r]]).value) < 2]
+        eta = min(chosen, key=lambda eta, r=r: brace(eta, ~half[r]))
+        eta = anchors.guarded_eta(eta, qsb_constant(risks[half[r]]).value)
+        assert float(found[r]) == pytest.approx(brace(eta, half[r]) - float(risks[half[r]].mean()), rel=1e-9)
+        assert float(found[r]) != pytest.approx(brace(eta, ~half[r]) - float(risks[~half[r]].mean()), rel=1e-3)
+
+
+def test_the_spread_of_halves_is_the_standard_error_of_a_half():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(40, generator=generator, dtype=torch.float64)
+    spread = slack.spread(slack.half_means(values, slack.halves(40, 4000, 0)))
+    expected = math.sqrt(2) * float(values.std()) / math.sqrt(40)  # of the mean of 20 of an endless population
+    assert spread.stderr == pytest.approx(expected, rel=0.05)
+    assert spread.value == pytest.approx(float(values.mean()), abs=0.02)
+
+
+def made_up(first, second, **changes):
+    """Return an anchor whose loss is ``first`` on the choosing and ``second`` on the reporting half, nearly."""
+    risks = torch.tensor([first, second, first + 0.01, second + 0.01] * 3, dtype=torch.float64)
+    zero = torch.zeros(12, dtype=torch.float64)
+    numbers = {"c": 1.0, "size": 100, "moved": 1.0, "price": 5.0, "eta": 0.25, "kl": 10.0}
+    parts = {"own": zero[:4] + 0.5, "traces": zero[:4] + 1.0, "risks": risks, "flatness": zero + 0.1, "point": risks}
+    return slack.Anchor(**{**numbers, **parts, **changes})
+
+
+def test_what_is_chosen_on_one_half_is_reported_on_the_other():
+    """An expert that looks best by luck on the choosing half: its slack there must not be the one reported."""
+    lucky, steady = made_up(1.2, 0.6), made_up(0.9, 0.9)
+    choice = slack.best_of([steady, lucky])
+    assert choice.place == 1
+    assert choice.chosen.value == lucky.on_half(0).value
+    assert choice.reported.value == lucky.on_half(1).value
+    assert choice.reported.value > choice.chosen.value + 0.3  # who reports on the choosing half says the smaller one
+    assert choice.reported.value > steady.on_half(1).value
+    assert slack.best_of([lucky, steady]).place == 0
+
+
+def test_gradient_and_derivatives_of_training_examples_are_the_linearised_networks(suite, worlds, displacement):
+    base = suite.task_vectors.base
+    for i, (task, world) in enumerate(zip(suite.tasks, worlds, strict=True)):
+        sample = linear_world.subsample(task.train, 60, 0).take(slice(12))
+        products = forms.training_products(task, sample, base, displacement)
+        jacobian = dense_jacobian(task, base, sample.inputs)
+        assert torch.allclose(products["tangents"], jacobian @ flat(displacement), rtol=1e-8, atol=1e-10)
+        oracle = gradient_norm(linearize(task.forward, base), combine(base, displacement, 1.0), sample).total
+        assert float(products["gradient_sq"]) == pytest.approx(oracle**2, rel=1e-8)
+        found = forms.training_at_merge(world, products, 60)
+        apart = subtract(suite.task_vectors.deltas[i], displacement)
+        change = jacobian @ flat(apart)
+        change = change - change.mean(dim=1, keepdim=True)
+        assert torch.allclose(found.towards, change.square().sum(dim=1), rtol=1e-7, atol=1e-10)
+        merged = linear_scores(task, base, combine(base, displacement, 1.0), sample.inputs)
+        assert torch.allclose(found.losses, F.cross_entropy(merged, sample.labels, reduction="none"), rtol=1e-7)
+        # (6) on these examples: from the merge to the expert
+        own = F.cross_entropy(linear_scores(task, base, suite.task_vectors.expert(i), sample.inputs), sample.labels)
+        length = float(flat(apart).norm())
+        six = float(found.losses.mean()) + math.sqrt(found.gradient_sq) * length + 0.25 * float(found.towards.mean())
+        assert float(own) <= six

@@ -1,14 +1,26 @@
 """The slack of the experts' own bounds at any anchor, in a world of softmaxes that are linear in theta."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq, minimize_scalar
 
 from bounds.heterogeneity import cross_risk
 from bounds.pac_bayes import optimal_sigma
-from bounds.theorems import AnchorStatistics, Experts, MergedModel, Weights, isotropic_slack, slacks, theorem2
+from bounds.theorems import (
+    AnchorStatistics,
+    Experts,
+    MergedModel,
+    Weights,
+    examples_for_slack,
+    isotropic_slack,
+    slack,
+    slacks,
+    theorem2,
+)
 from bounds.types import Estimate, InputError
 
 ALPHA, BETA, DELTA = (0.5, 0.2, 0.3), (0.1, 0.6, 0.3), 0.05
@@ -109,3 +121,54 @@ def test_isotropic_slack_is_noise_and_kl_at_their_best_sigma():
             isotropic_slack(moved, kernel, **{"eta": eta, "n": n, **bad})
     with pytest.raises(InputError):
         isotropic_slack(moved, kernel[:1], eta=eta, n=n)
+
+
+WIDE = AnchorStatistics(
+    own_risk=Estimate(0.3),
+    n=500,
+    displacement_sq=(0.7, 2.0, 0.0),
+    kernel=(Estimate(40.0), Estimate(3.0), Estimate(9.0)),
+    gradient=(Estimate(6.0), Estimate(0.5), Estimate(1.0)),
+    sigma=(0.1, 0.3, 0.0),
+    eta=0.125,
+    qsb=Estimate(2.0),
+)
+RATES, PRICE = (0.0625, 0.125, 0.25, 0.5), 25.0
+
+
+def least_slack(n, risk):
+    """Minimise every block's noise, KL and flatness by scipy, at every rate; the brace written out."""
+    found = []
+    for eta in RATES:
+        a, b = 1 / (1 - eta), eta / (2 - 2 * eta)
+        total = a * (0.3 + PRICE / (eta * n)) - risk
+        for d, k, g in ((0.7, 40.0, 6.0), (2.0, 3.0, 0.5)):
+            cost = lambda t, d=d, k=k, g=g, a=a, b=b, eta=eta: (  # noqa: E731
+                a * (math.exp(t) * k / 4 + d / (2 * math.exp(t) * eta * n)) + b * math.exp(t) * g
+            )
+            total += minimize_scalar(cost, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9}).fun
+        found.append(total)
+    return min(found)
+
+
+@pytest.mark.parametrize("target", [1.0, 0.25])
+def test_the_sample_size_of_a_slack_is_where_the_minimised_brace_has_it(target):
+    found = examples_for_slack(WIDE, 0.32, log_price=PRICE, eta_grid=RATES, target=target)
+    assert found is not None
+    root = brentq(lambda log_n: least_slack(math.exp(log_n), 0.32) - target, 0, 25)
+    assert found.n == pytest.approx(math.exp(root), rel=1e-4, abs=1)
+    there = dataclasses.replace(WIDE, n=found.n, eta=found.eta, sigma=found.sigma)
+    assert slack(there, Estimate(0.32), log_price=PRICE).value == pytest.approx(target, rel=1e-2)
+    by_hand = WIDE.n * (slack(WIDE, Estimate(0.32), log_price=PRICE).value / target) ** 2
+    assert abs(by_hand - found.n) > 0.05 * found.n  # n^{-1/2} alone is not the answer: eta is chosen anew
+    without_price = examples_for_slack(WIDE, 0.32, log_price=0.0, eta_grid=RATES, target=target)
+    assert without_price is not None
+    assert without_price.n < 0.99 * found.n
+
+
+def test_no_sample_is_large_enough_where_the_experts_risk_itself_is_higher():
+    assert examples_for_slack(WIDE, 0.0, log_price=PRICE, eta_grid=(0.5,), target=0.5) is None  # A L^ = 0.6
+    assert examples_for_slack(WIDE, 0.0, log_price=PRICE, eta_grid=RATES, target=0.5) is not None
+    for bad in ({"target": 0.0}, {"eta_grid": ()}, {"log_price": -1.0}):
+        with pytest.raises(InputError):
+            examples_for_slack(WIDE, 0.3, **{"log_price": PRICE, "eta_grid": RATES, **bad})
