@@ -20,7 +20,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 report: $(VENV)/.installed
-	$(BIN)/python -m merging --method samerging --suite mini8 --out out.pt
+	$(BIN)/python -m merging --method samerging --suite mini8 --no-table --out out.pt
 	$(BIN)/python -m diagnostics.bound_report --merged out.pt
 
 # The tables of methods in README and docs/suites.md, and every row in docs/methods.md: five seeds of calibration and

@@ -50,7 +50,7 @@ class Settings:
     """Test examples in the kernel's Gram matrix (spectrum, rank, drift); 0 leaves it out, 16 mean something."""
     hessian: int = 0
     """Test examples for the Hessian in weights and in coefficients; 0 leaves it out, 16 mean something."""
-    gibbs_draws: int = 2
+    gibbs_draws: int = 1
     """Draws of the coefficients per validation example in certificate (10); (16) takes one."""
     left_out: int = 400
     """Validation examples on which merges without an expert, scaled or by another method are measured."""

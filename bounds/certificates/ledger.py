@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds.certificates.evalue import BoundedSample, choose_constants, weighted_mean
+from bounds.certificates.constants import choose_constants
+from bounds.certificates.evalue import BoundedSample
+from bounds.certificates.means import weighted_mean
 from bounds.types import Bound, refuse
 from bounds.validation import check_count, check_delta, check_finite, check_positive, check_weights
 

@@ -32,7 +32,7 @@ class Comparator:
 
 
 ABOUT = {
-    "merge-anchored": "(5) with the experts' training risk bounded from θ_m by (6), on the same examples never below it",
+    "merge-anchored": "(5), the experts' training risk bounded from θ_m by (6), never below it on the same examples",
     "direct": "PAC-Bayes around θ_m on every task: no H_Q, no β; pays ‖θ_m − θ_0‖ once per task",
     "pooled": "the same with one posterior and one KL for all tasks; their samples must be independent",
 }

@@ -121,13 +121,16 @@ def _experts_on_pilot(workspace: Workspace, subject: Subject, evidence: Evidence
         return {
             str(j): score_task(task, vectors.expert(j), inputs, "calibration", "expert").double().cpu()
             for j in range(len(vectors))
+            if j != index
         }
 
     where = [p.tolist() for p in evidence.pilot_positions]
     pieces = workspace.pieces(
         Pieces("experts on pilot", where, one, len(workspace.names)), f"{subject.label}: every expert, pilot inputs"
     )
-    return [[piece[str(j)] for j in range(len(workspace.names))] for piece in pieces]
+    own = [{str(index): scores["expert"]} for index, scores in enumerate(evidence.pilot)]
+    whole = [{**piece, **mine} for piece, mine in zip(pieces, own, strict=True)]
+    return [[scores[str(j)] for j in range(len(workspace.names))] for scores in whole]
 
 
 def _shown(value: float, unit: str, *, signed: bool) -> str:

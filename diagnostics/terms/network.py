@@ -97,7 +97,9 @@ def sample_posteriors(
             ]
             scores[i][j] = _interleave(parts, len(sample)).double().cpu()
         squares = [
-            gradient_second_moment(tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks)
+            gradient_second_moment(
+                tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks, vectorize=True
+            )
             for d, theta in enumerate(thetas)
         ]
         gradients[j] = _interleave(squares, len(held_out[j])).double().cpu()

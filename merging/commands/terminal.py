@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from bounds.types import InputError, refuse
+from merging.commands.allocation import keep_freed_memory
 from merging.commands.tables import TableConsole
 
 Item = TypeVar("Item")
@@ -42,6 +43,7 @@ def run(command: Callable[[], int | None]) -> int:
     0 (or what the command returns), 2 after bad input or when the disk or standard output takes no bytes (one line on
     stderr), 130 after an interrupt, 141 when the reader of standard output has gone (as after ``| head -1``; silent).
     """
+    keep_freed_memory()
     output: Any = None if sys.stdout is None else _Output(sys.stdout)
     try:
         with contextlib.redirect_stdout(output):

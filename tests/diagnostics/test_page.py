@@ -163,7 +163,7 @@ def texts(page):
     return re.sub(r"<[^>]*>", "|", page)
 
 
-RAW = re.compile(r"(?<![\w.])[^\W\d_]\u0302?[_^]\w")
+RAW = re.compile(r"(?<![^\WΣΠ∇])[^\W\d_]\u0302?[_^]\w")
 """An index that was not set: one letter, a sign, an index."""
 
 

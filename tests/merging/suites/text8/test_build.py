@@ -122,6 +122,25 @@ def test_an_expert_of_permuted_labels_is_worth_nothing(built, tmp_path):
     )
 
 
+def test_beside_a_bad_expert_the_shipped_ones_are_taken_where_they_would_come_out_the_same(
+    built, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(building, "FILES", built.out)
+    chosen = replace(built, out=tmp_path / "out", work=tmp_path / "work", permuted="animal")
+    building.build(chosen, TASKS)
+    said = capsys.readouterr().err
+    assert "trained_animal" in said
+    assert "trained_colour" not in said
+    shipped = (built.out / "expert_colour.safetensors").read_bytes()
+    assert (chosen.out / "expert_colour.safetensors").read_bytes() == shipped
+    log = json.loads((chosen.out / "manifest.json").read_text(encoding="utf-8"))["log"]
+    assert len(log["expert_colour"]) == 16
+    other = replace(chosen, out=tmp_path / "other", work=tmp_path / "elsewhere", training=Training(epochs=1))
+    building.build(other, TASKS)
+    assert "trained_colour" in capsys.readouterr().err
+    assert (other.out / "expert_colour.safetensors").read_bytes() != shipped
+
+
 @pytest.mark.parametrize(
     ("others", "message"),
     [
