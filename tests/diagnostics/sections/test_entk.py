@@ -47,5 +47,5 @@ def test_a_kernel_that_only_grows_does_not_turn():
 @pytest.mark.parametrize("name", ["gram", "hessian"])
 def test_one_example_has_no_error_and_is_refused(name):
     with pytest.raises(InputError, match="0 or at least 2"):
-        Settings(**{name: 1})
+        Settings(**{name: 1})  # pyright: ignore
     assert getattr(Settings(), name) == 0
