@@ -11,7 +11,7 @@ from html import escape
 
 from diagnostics.equations import EQUATIONS, THEORY, Equation
 
-_BASE = "(?<![\\w.])((?:[^\\W\\d_]|[ΣΠ∇])\u0302?|KL|noise|price|flatness)"
+_BASE = "(?<![^\\WΣΠ∇])(?<![.])((?:[^\\W\\d_]|[ΣΠ∇])\u0302?|KL|noise|price|flatness)"
 _INDEX = r"[_^](?:ij|jj|ti|max|prior|lin|−K|[^\W_])"
 _NOTATION = re.compile(rf"{_BASE}((?:{_INDEX}){{1,2}})(?![^\W²³⁺])")
 _SUBSCRIPTS = dict(zip("0123456789aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))

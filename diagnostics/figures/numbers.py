@@ -32,7 +32,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def percent(value: float) -> str:
     """Return a rate in per cent with one decimal."""
-    return f"{100 * value:.1f}"
+    return f"{100 * value:.1f}".replace("-", "−")
 
 
 def estimate(value: Estimate) -> str:

@@ -120,7 +120,7 @@ def draw_totals(slack: Slack, linear_risk: float, transfer: float, lines: Mappin
     parts = (
         ("risk of f^lin", style.BLUE, ""),
         ("slack of the experts' own bounds", style.ORANGE, "///"),
-        ("transfer error ε⁺", "#9a9a9a", "|||"),
+        ("transfer error ε⁺", "#8c8c8c", "|||"),
     )
     for place, row in enumerate(slack.rows):
         left = 0.0

@@ -24,7 +24,7 @@ from merging.rows import NOTHING, VALIDATION, Merge, Method, NoSettings
 from merging.suites import Suite, toy
 from merging.task import mean_accuracy
 
-SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3, hessian=24)
+SMALL = Settings(held_out=24, kernel=12, train=30, draws=8, points=3, hessian=24, gibbs_draws=2)
 
 
 def make(suite, method, **settings):

@@ -14,6 +14,7 @@ from diagnostics.figures.notation import in_html, in_unicode, typeset
         ("L^lin_α(θ)", "L^lin_α(θ)", "L<sup>lin</sup><sub>α</sub>(θ)"),
         ("Σ_b σ_b²", "Σ_b σ_b²", "Σ<sub>b</sub> σ<sub>b</sub>²"),
         ("L̂_j, KL_j, n_t/n", "L̂ⱼ, KLⱼ, nₜ/n", "L̂<sub>j</sub>, KL<sub>j</sub>, n<sub>t</sub>/n"),
+        ("Σβ_j s_j", "Σβⱼ sⱼ", "Σβ<sub>j</sub> s<sub>j</sub>"),
         ("λ_prior, λ_max", "λₚᵣᵢₒᵣ, λₘₐₓ", "λ<sub>prior</sub>, λ<sub>max</sub>"),
         ("fashion_mnist, k_proj, tsv_m, weight_draws = 2, layer.q_1", None, None),
         ("no index here", None, None),
