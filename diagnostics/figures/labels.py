@@ -32,7 +32,8 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], size: f
         ends: x and y of each last point, the name, its colour.
         size: of the letters, in points.
     """
-    axes.get_xlim(), axes.get_ylim()  # limits are fitted to the data when they are asked for
+    axes.get_xlim()  # limits are fitted to the data when they are asked for
+    axes.get_ylim()
     figure = axes.figure
     height = axes.get_position().height * figure.get_size_inches()[1] * 72
     step = 1.15 * size / height

@@ -146,7 +146,7 @@ def least_slack(n, risk):
             cost = lambda t, d=d, k=k, g=g, a=a, b=b, eta=eta: (  # noqa: E731
                 a * (math.exp(t) * k / 4 + d / (2 * math.exp(t) * eta * n)) + b * math.exp(t) * g
             )
-            total += minimize_scalar(cost, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9}).fun
+            total += minimize_scalar(cost, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9}).fun  # pyright: ignore
         found.append(total)
     return min(found)
 
@@ -156,7 +156,7 @@ def test_the_sample_size_of_a_slack_is_where_the_minimised_brace_has_it(target):
     found = examples_for_slack(WIDE, 0.32, log_price=PRICE, eta_grid=RATES, target=target)
     assert found is not None
     root = brentq(lambda log_n: least_slack(math.exp(log_n), 0.32) - target, 0, 25)
-    assert found.n == pytest.approx(math.exp(root), rel=1e-4, abs=1)
+    assert found.n == pytest.approx(math.exp(root), rel=1e-4, abs=1)  # pyright: ignore
     there = dataclasses.replace(WIDE, n=found.n, eta=found.eta, sigma=found.sigma)
     assert slack(there, Estimate(0.32), log_price=PRICE).value == pytest.approx(target, rel=1e-2)
     by_hand = WIDE.n * (slack(WIDE, Estimate(0.32), log_price=PRICE).value / target) ** 2
