@@ -415,6 +415,7 @@ def test_gradient_and_derivatives_of_training_examples_are_the_linearised_networ
     base = suite.task_vectors.base
     for i, (task, world) in enumerate(zip(suite.tasks, worlds, strict=True)):
         sample = linear_world.subsample(task.train, 60, 0).take(slice(12))
+        assert sample.labels is not None
         products = forms.training_products(task, sample, base, displacement)
         jacobian = dense_jacobian(task, base, sample.inputs)
         assert torch.allclose(products["tangents"], jacobian @ flat(displacement), rtol=1e-8, atol=1e-10)
