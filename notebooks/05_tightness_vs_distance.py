@@ -92,7 +92,9 @@ def swept(suite, coefficients, local):
     return sweep(workspace, subject, directions, local=local), workspace.trivial_risk
 
 
-section, knowing_nothing = swept(suite, {"steps": steps, "examples": 32, "learning_rate": 0.05}, Local(drift=True))
+section, knowing_nothing = swept(
+    suite, {"steps": steps, "examples": 32, "learning_rate": 0.05}, Local(assumed=True, drift=True)
+)
 
 
 # %%
@@ -195,7 +197,7 @@ Markdown(
 # The control is a network that *is* linear (suite `toy`): there $\varepsilon^+ = 0$ and the residual is 0.
 
 # %%
-control, _ = swept(toy.build(activation="linear", overlap=0.5), {"steps": steps, "examples": 24}, Local())
+control, _ = swept(toy.build(activation="linear", overlap=0.5), {"steps": steps, "examples": 24}, Local(assumed=True))
 linear = {path.name: columns(path) for path in control.paths}
 failures = {}
 print("below the risk, slack taken off (5e-4 nats or more)")
