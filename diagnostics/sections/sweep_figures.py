@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.figures.svg import FAINT, INK
+from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.sections.paths import SweepPath, SweepSection
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _draw_risks(axes: Any, section: SweepSection, path: SweepPath, trivial: floa
         axes.axhline(trivial, color=FAINT, linestyle="--", linewidth=1, label=f"knowing nothing {trivial:.2f}")
     axes.margins(y=0.2)
     axes.set_ylabel(f"cross-entropy (nats)\nn = {section.examples} per task")
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.legend(fontsize=8, facecolor=PAPER, edgecolor="none", framealpha=1, loc="best")
 
 
 def _draw_policies(axes: Any, section: SweepSection, path: SweepPath) -> None:
