@@ -146,4 +146,4 @@ def test_a_section_is_added_in_three_places_and_shown_everywhere(tmp_path):
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert '<h2 id="norms">Norms</h2>' in page
     assert '<a href="#norms">norms</a>' in page
-    assert shown in page
+    assert f"‖θ<sub>m</sub> − θ<sub>0</sub>‖ = {numbers['merge']:.3f}" in page

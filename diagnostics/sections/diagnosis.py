@@ -42,7 +42,7 @@ SCALES = (0.7, 1.5)
 """Factors of θ_m - θ_0 that are tried."""
 CALIBRATION = 64
 """Calibration examples a task of another method that needs them, at most."""
-WITHOUT, OTHER, ADVICE = "leaving out an expert", "another method", "what to try"
+WITHOUT, EDITS, OTHER, ADVICE = "leaving out an expert", "layers at θ_0, other scales", "another method", "what to try"
 
 
 def compute(workspace: Workspace, subject: Subject) -> Diagnosis:
@@ -54,8 +54,8 @@ def compute(workspace: Workspace, subject: Subject) -> Diagnosis:
     back = [Trial(examples=settings.layer_examples, edit=Edit(base=group.patterns)) for group in groups]
     far = [Trial(examples=settings.left_out, edit=Edit(scale=scale)) for scale in SCALES]
     without = _measured(workspace, subject, out, WITHOUT, missing)
-    rest = measured(workspace, subject, [*back, *far], "layers at θ_0, other scales")
-    layers, scales = rest[: len(back)], rest[len(back) :]
+    edits, other = _edits_and_other(workspace, subject, [*back, *far], missing)
+    layers, scales = edits[: len(back)], edits[len(back) :]
     candidates = [
         *(
             _candidate(f"leave out the expert of {n}", t, c, names)
@@ -70,7 +70,7 @@ def compute(workspace: Workspace, subject: Subject) -> Diagnosis:
     split, sizes = split_of(workspace), [len(fact[f"{split_of(workspace)}_labels"]) for fact in workspace.facts()]
     advice: tuple[Advice, ...] = ()
     if split == "validation":
-        candidates += _other_method(workspace, subject, missing)
+        candidates += [_candidate(f"merge by {trial.method}", trial, change, names) for trial, change in other]
         advice = worth_trying(candidates, settings.delta, _origin(subject))
     else:
         missing[ADVICE] = "a task has no validation split to check advice on"
@@ -107,32 +107,39 @@ def _verdicts(workspace: Workspace, subject: Subject) -> tuple[TaskVerdict, ...]
 
 
 def _measured(
-    workspace: Workspace, subject: Subject, trials: Sequence[Trial], what: str, missing: dict[str, str]
+    workspace: Workspace, subject: Subject, trials: Sequence[Trial], what: str, missing: dict[str, str], told: str = ""
 ) -> list[Changes]:
-    """Measure, or name the reason why that cannot be done."""
+    """Measure, ``told`` while it lasts, or name the reason why ``what`` cannot be measured."""
     try:
-        return measured(workspace, subject, trials, what)
+        return measured(workspace, subject, trials, told or what)
     except Exception as error:  # of whatever kind: the rest of the diagnosis does not need it
         missing[what] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return []
 
 
-def _other_method(workspace: Workspace, subject: Subject, missing: dict[str, str]) -> list[Candidate]:
-    """Try one cheap method without labels: RegMean, or task arithmetic where that is the merge's or cannot be run."""
+def _edits_and_other(
+    workspace: Workspace, subject: Subject, edits: Sequence[Trial], missing: dict[str, str]
+) -> tuple[list[Changes], list[tuple[Trial, Changes]]]:
+    """Measure edits of the merge together with another method (alone it would leave processes idle), if one can run."""
+    for other in _other_methods(workspace, subject) if split_of(workspace) == "validation" else []:
+        if found := _measured(workspace, subject, [*edits, other], OTHER, missing, f"{EDITS}, {OTHER}"):
+            missing.pop(OTHER, None)
+            return found[:-1], [(other, found[-1])]
+    return measured(workspace, subject, edits, EDITS), []
+
+
+def _other_methods(workspace: Workspace, subject: Subject) -> list[Trial]:
+    """Return cheap methods without labels to try, the first that can be run: RegMean, then task arithmetic."""
     examples = min(CALIBRATION, *(fact["sizes"].get("calibration", 0) for fact in workspace.facts()))
     others: Mapping[str, Mapping[str, float | int]] = {
         "regmean": {"examples": examples},
         "task_arithmetic": {"scale": 0.3},
     }
-    for method, settings in others.items():
-        if method == subject.artifact.method or (method == "regmean" and not examples):
-            continue
-        trial = Trial(examples=workspace.settings.left_out, method=method, settings=settings)
-        found = _measured(workspace, subject, [trial], OTHER, missing)
-        if found:
-            missing.pop(OTHER, None)
-            return [_candidate(f"merge by {method}", trial, found[0], workspace.names)]
-    return []
+    return [
+        Trial(examples=workspace.settings.left_out, method=method, settings=settings)
+        for method, settings in others.items()
+        if method != subject.artifact.method and (method != "regmean" or examples)
+    ]
 
 
 def _origin(subject: Subject) -> str:
