@@ -52,9 +52,9 @@ class Settings:
     """Test examples for the Hessian in weights and in coefficients; 0 leaves it out, 16 mean something."""
     gibbs_draws: int = 1
     """Draws of the coefficients per validation example in certificate (10); (16) takes one."""
-    left_out: int = 150
+    left_out: int = 100
     """Validation examples on which merges without an expert, scaled or by another method are measured."""
-    layer_examples: int = 100
+    layer_examples: int = 64
     """Validation examples on which merges with a group of layers at θ_0 are measured."""
     rho: float = 0.05
     """Radius of the sharpness, in weights and in coefficients."""
