@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bounds.certificates import Count, choose_constants, held_out, pooled, weighted_mean
 from bounds.types import Bound
+from diagnostics.diagnosis import holm
 from diagnostics.figures.notation import in_unicode
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
@@ -208,16 +209,6 @@ def _differ(evidence: Evidence) -> list[float]:
         result = fisher_exact([[wrong, len(y) - wrong], [beyond, len(z) - beyond]])
         values.append(float(result.pvalue))  # pyright: ignore
     return holm(values)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for being several (Holm): those below δ are false with probability at most δ in all."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    adjusted, least = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = least
-    return adjusted
 
 
 def _gibbs(row: GibbsRow, n: int, test: float) -> Certificate:
