@@ -2,9 +2,10 @@
 
 ``python -m diagnostics.benchmark bounds`` measures the products of docs/theory.md's kernel terms on randomly
 initialised CLIP towers, ``... merge`` a step of a learned merge against the plain passes of its network,
-``... memory`` its memory with mapped task vectors against the number of tasks, ``... closed_form`` the seconds and
-memory of merges in closed form, from files to a file, ``... files`` those of the commands from a suite file to an
-exported folder, beside mergekit and FusionBench where these are installed.
+``... stream`` what the machine streams and what of it the merge's two maps reach, ``... memory`` a step's memory with
+mapped task vectors against the number of tasks, ``... closed_form`` the seconds and memory of merges in closed form,
+from files to a file, ``... files`` those of the commands from a suite file to an exported folder, beside mergekit and
+FusionBench where these are installed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from diagnostics.benchmark import bounds as benchmark_bounds
 from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
 from diagnostics.benchmark import merge as benchmark_merge
+from diagnostics.benchmark import stream as benchmark_stream
 from merging.commands import options, run
 
 _NAME = "mergebound benchmark"
 BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "bounds": benchmark_bounds.measure,
     "merge": benchmark_merge.measure,
+    "stream": benchmark_stream.measure,
     "memory": benchmark_merge.memory,
     "closed_form": benchmark_closed_form.measure,
     "files": benchmark_files.measure,

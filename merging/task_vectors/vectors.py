@@ -337,7 +337,8 @@ def merged(
     """
     blocks = coefficient_blocks(task_vectors, coefficients, blocks)
     column = {name: i for i, names in enumerate(blocks.values()) for name in names}
-    weights = {name: coefficients[:, column[name]].to(task_vectors.dtype) for name in task_vectors.base}
+    lines = coefficients.to(task_vectors.dtype).T.contiguous()  # BLAS takes a quarter longer with strided weights
+    weights = {name: lines[column[name]] for name in task_vectors.base}
     if out is None:
         return {
             name: add_rows(base.flatten(), rows(task_vectors.stacked[name]).T, weights[name]).view_as(base)

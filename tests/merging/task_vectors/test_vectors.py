@@ -140,3 +140,17 @@ def test_names_that_only_look_like_factors_are_whole_weights():
     names = ("mlp.up.weight", "mlp.down.weight", "layers.0.up", "explorer_A.weight", "lora_router.weight")
     theta = {name: torch.ones(2, 2) for name in names}
     assert len(TaskVectors.from_experts(theta, {"a": theta})) == 1
+
+
+def test_weights_of_a_block_reach_the_product_as_neighbours(monkeypatch):
+    """BLAS has no fast path for a vector with gaps, which a column of λ [T, L] is."""
+    tv, real, strides = vectors(), torch.addmv, []
+    blocks = partition(tv.base, "tensor")
+
+    def addmv(base, columns, weights, *, out):
+        strides.append(weights.stride())
+        return real(base, columns, weights, out=out)
+
+    monkeypatch.setattr(torch, "addmv", addmv)
+    merged(tv, torch.rand(3, len(blocks), dtype=torch.float64), blocks, out={})
+    assert strides == [(1,)] * len(blocks)
