@@ -63,7 +63,7 @@ def ace(deltas: Tensor, settings: CovarianceSettings) -> Tensor:
     differ = size_spread(parts) > settings.heterogeneity
     centred = parts - parts.mean(dim=1, keepdim=True)
     covariances = centred.mT @ centred
-    ridges = torch.full((len(parts), 1, 1), settings.ridge).to(parts)
+    ridges = parts.new_full((len(parts), 1, 1), settings.ridge)
     if differ:
         traces = covariances.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=torch.finfo(parts.dtype).tiny)[:, None, None]
         covariances, ridges = covariances / traces, ridges / traces

@@ -59,7 +59,7 @@ def smoothed(sigma: Tensor, smoothing: Smoothing, ratio: float) -> Tensor:
     if smoothing == "none" or len(sigma) < 2:
         return sigma
     first = 1.0 if smoothing == "average" else min(ratio, float(sigma[0] / sigma[-1]))
-    shape = torch.linspace(first, 1.0, len(sigma)).to(sigma)
+    shape = torch.linspace(first, 1.0, len(sigma), dtype=torch.float64).to(sigma)
     return sigma.sum() * shape / shape.sum()
 
 

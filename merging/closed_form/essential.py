@@ -21,6 +21,9 @@ from merging.rows import CALIBRATION, Merge, Method, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors
 
+NOISE = 10
+"""Eigenvalues of inputs up to so many roundings of the largest are 0: with few examples most of them are."""
+
 
 @dataclass(frozen=True)
 class EssentialSettings(CalibrationSettings, ScaleSettings):
@@ -47,7 +50,8 @@ def essential_directions(delta: Tensor, inputs: Tensor, count: int) -> tuple[Ten
         count: k, at most.
     """
     values, basis = torch.linalg.eigh(inputs)
-    left, _, _ = thin_svd(delta @ (basis * values.clamp(min=0).sqrt()).to(delta))
+    values = values.where(values > NOISE * torch.finfo(values.dtype).eps * values[-1], 0)
+    left, _, _ = thin_svd(delta @ (basis * values.sqrt()).to(delta))
     left = left[:, :count]
     return left, left.T @ delta
 

@@ -132,7 +132,7 @@ def scaled_coefficients(
             blocks[key] = [name for name in names if layer[name] == part]
             columns.append(column)
             scales.append(factors[blocks[key][0]])
-    rows = merge.coefficients[:, columns] * torch.tensor(scales).to(merge.coefficients)
+    rows = merge.coefficients[:, columns] * torch.tensor(scales, dtype=torch.float64).to(merge.coefficients)
     return rows, {block: tuple(names) for block, names in blocks.items()}
 
 
