@@ -45,13 +45,17 @@ VALIDATION: frozenset[Split] = frozenset({"validation"})
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """What rows of both tables say: settings, paper, cost, and the splits they need whatever their settings."""
+    """What rows of both tables say: settings, paper, cost, and the splits they need whatever their settings.
+
+    ``choice`` names the setting that the row chooses on labels where it is not given.
+    """
 
     settings: type
     paper: str
     needs: frozenset[Split] = NOTHING
     cost: str = ""
     network: str = ""
+    choice: str = "scale"
 
     def needs_of(self, settings: object) -> frozenset[Split]:
         """Return the splits needed with these settings, whose class may have a property ``needs`` of its own."""
@@ -62,7 +66,7 @@ class _Row:
         """What the row needs with its default settings, in words."""
         always, default = self.needs, self.needs_of(self.settings())
         words = [_WORDS[split] for split in SPLITS if split in always]
-        words += [f"{_WORDS[split]}, or a scale" for split in SPLITS if split in default - always]
+        words += [f"{_WORDS[split]}, or a {self.choice}" for split in SPLITS if split in default - always]
         return "; ".join([*(words or ["nothing"]), *([self.network] if self.network else [])])
 
 

@@ -142,5 +142,6 @@ ROWS: Mapping[str, PostProcessing] = {
         settings=DepthSettings,
         paper="LiNeS, Wang et al. 2025, arXiv 2410.17146",
         cost="one pass over the weights; 10 validations to choose the rise",
+        choice="rise",
     )
 }
