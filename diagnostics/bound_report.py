@@ -198,7 +198,7 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     if len({p.resolve() for p in paths}) < len(paths):
         refuse("--merged", expected="different files", got="one file twice", cure="name each artifact once")
     artifacts = [load(path) for path in paths]
-    methods = [a.method for a in artifacts]
+    methods = [a.label for a in artifacts]
     stems = [p.stem for p in paths]
     labels = methods if len(set(methods)) == len(methods) else stems if len(set(stems)) == len(stems) else paths
     shown = [[encoded(str(text)).decode() for text in texts] for texts in (labels, paths)]  # names that are no UTF-8

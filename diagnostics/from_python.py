@@ -71,7 +71,7 @@ def report(
     Raises:
         InputError: no artifact; artifacts that are not of this suite; see :func:`diagnostics.report.build`.
     """
-    named = {artifacts.method: artifacts} if isinstance(artifacts, MergeArtifact) else dict(artifacts)
+    named = {artifacts.label: artifacts} if isinstance(artifacts, MergeArtifact) else dict(artifacts)
     if not named:
         refuse("artifacts", expected="at least one", got="none", cure="pass what merge() returned")
     subjects = [Subject(label, "in memory", artifact) for label, artifact in named.items()]

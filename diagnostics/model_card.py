@@ -13,7 +13,7 @@ from torch import Tensor
 from bounds.types import refuse
 from diagnostics.report import MergeReport, Report
 from merging.artifact import MergeArtifact
-from merging.methods import METHODS
+from merging.methods import METHODS, POST_PROCESSINGS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,16 +56,14 @@ def merge_of(report: Report, artifact: MergeArtifact, path: Path) -> MergeReport
     Raises:
         InputError: the report is about other merges.
     """
-    settings = {name: _plain(value) for name, value in artifact.settings.items()}
+    settings = {name: _plain(value) for name, value in artifact.all_settings.items()}
     for merge in report.merges:
-        same = (merge.method, dict(merge.method_settings), merge.seed) == (artifact.method, settings, artifact.seed)
+        same = (merge.method, dict(merge.method_settings), merge.seed) == (artifact.label, settings, artifact.seed)
         if same and dict(report.provenance.sources) == dict(artifact.sources):
             return merge
     found = ", ".join(f"{merge.method} ({merge.file})" for merge in report.merges)
     cure = "report on this artifact first: python -m diagnostics.bound_report --merged FILE"
-    return refuse(
-        f"report {path}", expected=f"one on this merge by {artifact.method}", got=f"one on {found}", cure=cure
-    )
+    return refuse(f"report {path}", expected=f"one on this merge by {artifact.label}", got=f"one on {found}", cure=cure)
 
 
 def _plain(value: Any) -> Any:
@@ -98,11 +96,11 @@ def render_card(
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    row = METHODS.get(artifact.method)
+    rows = [METHODS.get(artifact.method), *(POST_PROCESSINGS.get(name) for name in artifact.then)]
     return environment.get_template("model_card.md.j2").render(
         name=name,
         artifact=artifact,
-        paper="" if row is None else row.paper,
+        paper="; ".join(row.paper for row in rows if row is not None),
         merge=merge,
         certificate=None if merge is None or not merge.certificates else next(iter(merge.certificates.rows), None),
         coefficients=coefficients(artifact),

@@ -297,8 +297,8 @@ def _merge_report(subject: Subject, found: Mapping[tuple[str, str], Any]) -> Mer
     return MergeReport(
         label=subject.label,
         file=subject.file,
-        method=artifact.method,
-        method_settings=dict(artifact.settings),
+        method=artifact.label,
+        method_settings=artifact.all_settings,
         seed=artifact.seed,
         made_in_seconds=artifact.seconds,
         versions=dict(artifact.versions),

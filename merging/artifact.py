@@ -30,6 +30,7 @@ class MergeArtifact:
     seen. ``used`` is None where that was not recorded. ``origin`` is what ``merging.suites.load`` finds the suite by
     (empty: made in memory); ``selection`` says what of θ was merged (:class:`merging.selection.Selection`).
     ``fingerprint`` [T, 10] recognises a suite that is not made of files alone (:mod:`merging.suites.content`).
+    ``then`` are the post-processings that followed the method, in order, each with its settings (:mod:`merging.post`).
     """
 
     method: str
@@ -49,6 +50,18 @@ class MergeArtifact:
     origin: str = ""
     selection: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Tensor | None = None
+    then: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The method with what followed it: ``tsv_m+svc``."""
+        return "+".join([self.method, *self.then])
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """The method's settings, and those of what followed it as ``svc.floor``."""
+        after = {f"{name}.{key}": value for name, given in self.then.items() for key, value in given.items()}
+        return {**self.settings, **after}
 
 
 def save(artifact: MergeArtifact, path: str | Path) -> None:
@@ -73,7 +86,8 @@ def load(path: str | Path) -> MergeArtifact:
             are not finite, or coefficients, blocks, names and weights that do not agree.
     """
     what, cure = f"artifact {path}", "make one with python -m merging --out out.pt"
-    artifact = checked(MergeArtifact, records.load(path, SCHEMA, what, cure), what, cure)
+    content = {"then": {}, **records.load(path, SCHEMA, what, cure)}  # nothing followed a method in earlier versions
+    artifact = checked(MergeArtifact, content, what, cure)
     _check(artifact, what, "merge again")
     return artifact
 

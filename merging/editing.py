@@ -19,6 +19,7 @@ from merging.methods import merge
 from merging.plain import checked, to_plain
 from merging.rows import Progress, silent
 from merging.selection import KEPT, STATISTICS, Selection
+from merging.specification import Specification
 from merging.suites import Suite
 
 RECORD = "edit"
@@ -95,7 +96,7 @@ def _merged_again(artifact: MergeArtifact, suite: Suite, without: Sequence[str],
     if settings.get("scale", 0.0) is None and "chosen_scale" in artifact.history:
         settings["scale"] = artifact.history["chosen_scale"][0]
     again = merge(
-        artifact.method,
+        Specification(artifact.method, {}, _chosen(artifact)).label,
         suite.task_vectors.of_experts(kept),
         [task for task in suite.tasks if task.name in kept],
         selection=_selection(artifact.selection),
@@ -109,6 +110,15 @@ def _merged_again(artifact: MergeArtifact, suite: Suite, without: Sequence[str],
             [rows[position[name]] if name in position else torch.zeros_like(rows[0]) for name in artifact.names]
         )
     return replace(artifact, merged=again.merged, coefficients=rows, blocks=again.blocks)
+
+
+def _chosen(artifact: MergeArtifact) -> dict[str, dict[str, Any]]:
+    """Return what followed the method, with the values that it chose on labels as they were chosen."""
+    chosen = {name: values[0] for name, values in artifact.history.items() if len(values) == 1}
+    return {
+        name: {key: chosen.get(f"{name}_{key}") if value is None else value for key, value in settings.items()}
+        for name, settings in artifact.then.items()
+    }
 
 
 def _others(artifact: MergeArtifact, without: Sequence[str]) -> list[str]:
@@ -131,7 +141,7 @@ def _dropped(artifact: MergeArtifact, suite: Suite, without: Sequence[str]) -> M
     kept, rows, blocks = _others(artifact, without), artifact.coefficients, artifact.blocks
     if rows is None or blocks is None:
         refuse(
-            f"expert to leave out of a merge by {artifact.method}",
+            f"expert to leave out of a merge by {artifact.label}",
             expected="a method in closed form, or a merge that has coefficients",
             got="neither",
             cure="make a suite of the other experts and merge that",

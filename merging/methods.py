@@ -1,26 +1,30 @@
-"""The table of merging methods, and the one function that runs a row."""
+"""The table of merging methods, and the one function that runs a row and what follows it."""
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from bounds.types import meant, refuse
-from merging import closed_form, gauss_newton, learned
+from merging import closed_form, gauss_newton, learned, post
 from merging.artifact import MergeArtifact
 from merging.execution import Execution
-from merging.rows import Method, Progress, silent
+from merging.rows import Merge, Method, PostProcessing, Progress, silent
 from merging.selection import Part, Selection
+from merging.specification import Specification, parse
 from merging.suites import Suite
-from merging.task import Task, check_labels, check_tasks, handed
+from merging.task import Split, Task, check_labels, check_tasks, handed
 from merging.task_vectors import TaskVectors
 
 METHODS: Mapping[str, Method] = {**closed_form.ROWS, **learned.ROWS, **gauss_newton.ROWS}
+POST_PROCESSINGS: Mapping[str, PostProcessing] = post.ROWS
+"""What may follow any row, found like the files of closed_form."""
 
 
 def find(method: str) -> Method:
@@ -32,6 +36,15 @@ def find(method: str) -> Method:
     if method not in METHODS:
         refuse("method", expected=" or ".join(METHODS), got=repr(method), cure=meant(method, METHODS))
     return METHODS[method]
+
+
+def specification(text: str) -> Specification:
+    """Read how a merge is written: ``tsv_m+svc``, ``ties:density=0.1+lines:rise=0.5``.
+
+    Raises:
+        InputError: see :func:`merging.specification.parse`.
+    """
+    return parse(text, METHODS, POST_PROCESSINGS)
 
 
 def merge(
@@ -49,7 +62,8 @@ def merge(
     """Merge experts with a method of the table; deterministic given its settings.
 
     Args:
-        method: a key of METHODS.
+        method: a key of METHODS, and what follows it: ``tsv_m+svc``, ``ties:density=0.1+lines:rise=0.5``. Settings
+            of post-processings are written there; those of the method may be, or are keywords.
         experts: θ_0 and the task vectors, or a suite, which brings tasks, name and sources along.
         tasks: the experts' tasks, in the same order; may be empty where the method needs no split of theirs. The method
             is handed the splits it needs with these settings and no others.
@@ -62,35 +76,33 @@ def merge(
         settings: fields of the method's settings class.
 
     Raises:
-        InputError: unknown method or setting, tasks that are not those of the task vectors, or input that the method
-            refuses.
+        InputError: unknown method, post-processing or setting, tasks that are not those of the task vectors, or input
+            that the method refuses.
     """
     whole = experts if isinstance(experts, Suite) else None
     task_vectors = experts.task_vectors if isinstance(experts, Suite) else experts
     if whole is not None:
         tasks, suite, sources = tasks or whole.tasks, suite or whole.name, sources or whole.sources
     tasks, selection = tasks or (), selection or Selection()
-    row, execution = find(method), execution or Execution()
-    chosen = _settings(method, settings)
-    needs = row.needs_of(chosen) | selection.needs(list(task_vectors.base))
+    stages = _Stages.of(specification(method), settings)
+    row, execution = stages.row, execution or Execution()
+    needs = stages.needs | selection.needs(list(task_vectors.base))
     if tasks or needs:
         check_tasks(task_vectors.names, tasks)
         check_labels(tasks, needs, f"method {method}")
-    seed = settings.get("seed", getattr(chosen, "seed", None))
+    seed = getattr(stages.settings, "seed", None)
     started = time.perf_counter()
     if not row.executes:
-        _check_plain(method, execution)
-    extra = [execution] if row.executes else []
+        _check_plain(stages.method, execution)
     part = Part(selection, task_vectors, [handed(task, needs) for task in tasks])
-    vectors = part.vectors.kept() if row.executes else part.vectors  # passes read them thousands of times
-    result = part.completed(row.build(vectors, part.tasks, chosen, progress, *extra), seed or 0)
+    result = stages.run(part, progress, execution)
     return MergeArtifact(
-        method=method,
+        method=stages.method,
         names=tuple(task_vectors.names),
         merged=result.params,
         coefficients=result.coefficients,
         blocks=result.blocks,
-        settings=asdict(chosen),
+        settings=asdict(stages.settings),
         suite=suite,
         sources=dict(sources or {}),
         seed=seed,
@@ -101,7 +113,58 @@ def merge(
         origin="" if whole is None else whole.origin,
         selection=selection.record,
         fingerprint=None if whole is None else whole.fingerprint,
+        then={name: asdict(chosen) for name, chosen in stages.then.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """A row with its settings, and the post-processings after it with theirs."""
+
+    method: str
+    row: Method
+    settings: Any
+    then: Mapping[str, Any]
+
+    @staticmethod
+    def of(specified: Specification, settings: Mapping[str, Any]) -> _Stages:
+        row = find(specified.method)
+        for name in settings:
+            if name in specified.given:
+                got = f"one in {specified.label} and one beside it"
+                refuse(f"setting {name} of {specified.method}", expected="one value", got=got, cure="remove one")
+        chosen = _settings(specified.method, {**specified.given, **settings})
+        then = {name: POST_PROCESSINGS[name].settings(**given) for name, given in specified.then.items()}
+        return _Stages(specified.method, row, chosen, then)
+
+    @property
+    def needs(self) -> frozenset[Split]:
+        after = (POST_PROCESSINGS[name].needs_of(chosen) for name, chosen in self.then.items())
+        return self.row.needs_of(self.settings).union(*after)
+
+    def run(self, part: Part, progress: Progress, execution: Execution) -> Merge:
+        """Return the merge of the whole model; its ``candidates`` are those of all stages, whose numbers multiply."""
+        extra = [execution] if self.row.executes else []
+        vectors = part.vectors.kept() if self.row.executes else part.vectors  # passes read them thousands of times
+        result = self.row.build(vectors, part.tasks, self.settings, progress, *extra)
+        counts = [result.candidates] if "validation" in self.row.needs_of(self.settings) else []
+        for name, chosen in self.then.items():
+            after = POST_PROCESSINGS[name]
+            result = after.build(result, part.vectors, part.tasks, chosen, progress)
+            counts += [result.candidates] if "validation" in after.needs_of(chosen) else []
+        known = [count for count in counts if count is not None]
+        tried = math.prod(known) if known and len(known) == len(counts) else None
+        seed = getattr(self.settings, "seed", None)
+        return replace(part.completed(result, seed or 0), candidates=tried)
+
+
+def needs_of(method: str, settings: Mapping[str, Any], then: Mapping[str, Mapping[str, Any]]) -> frozenset[Split]:
+    """Return the splits that a row of the table needs with these settings and what follows it.
+
+    Raises:
+        InputError: an unknown method, or a setting that is unknown or out of range.
+    """
+    return _Stages.of(Specification(method, settings, then), {}).needs
 
 
 def _settings(method: str, given: Mapping[str, Any]) -> Any:

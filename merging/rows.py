@@ -1,4 +1,4 @@
-"""What a row of the table of methods is, and what it returns."""
+"""What a row of the table of methods is, and of the table of post-processings; what they return."""
 
 from __future__ import annotations
 
@@ -44,25 +44,18 @@ VALIDATION: frozenset[Split] = frozenset({"validation"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """A row: its builder, its settings, where it comes from, what it needs, what it costs.
+class _Row:
+    """What rows of both tables say: settings, paper, cost, and the splits they need whatever their settings.
 
-    ``build(task_vectors, tasks, settings, progress)`` merges; rows with ``executes`` take an
-    :class:`~merging.execution.Execution` after these. ``needs`` are the splits it needs whatever its settings; the
-    tasks that the builder is given hold these and those that its settings ask for, and no others (:meth:`needs_of`).
-    ``network`` says what it demands of the network. ``breaks`` names the laws (tests/laws.py) that the method breaks
-    by its definition, each with the reason; ``tasks`` is the number of tasks it merges, None for any.
+    ``choice`` names the setting that the row chooses on labels where it is not given.
     """
 
-    build: Callable[..., Merge]
     settings: type
     paper: str
     needs: frozenset[Split] = NOTHING
     cost: str = ""
     network: str = ""
-    breaks: Mapping[str, str] = field(default_factory=dict)
-    executes: bool = False
-    tasks: int | None = None
+    choice: str = "scale"
 
     def needs_of(self, settings: object) -> frozenset[Split]:
         """Return the splits needed with these settings, whose class may have a property ``needs`` of its own."""
@@ -73,8 +66,36 @@ class Method:
         """What the row needs with its default settings, in words."""
         always, default = self.needs, self.needs_of(self.settings())
         words = [_WORDS[split] for split in SPLITS if split in always]
-        words += [f"{_WORDS[split]}, or a scale" for split in SPLITS if split in default - always]
+        words += [f"{_WORDS[split]}, or a {self.choice}" for split in SPLITS if split in default - always]
         return "; ".join([*(words or ["nothing"]), *([self.network] if self.network else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(_Row):
+    """A row: its builder, its settings, where it comes from, what it needs, what it costs.
+
+    ``build(task_vectors, tasks, settings, progress)`` merges; rows with ``executes`` take an
+    :class:`~merging.execution.Execution` after these. ``needs`` are the splits it needs whatever its settings; the
+    tasks that the builder is given hold these and those that its settings ask for, and no others (:meth:`needs_of`).
+    ``network`` says what it demands of the network. ``breaks`` names the laws (tests/laws.py) that the method breaks
+    by its definition, each with the reason; ``tasks`` is the number of tasks it merges, None for any.
+    """
+
+    build: Callable[..., Merge]
+    breaks: Mapping[str, str] = field(default_factory=dict)
+    executes: bool = False
+    tasks: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostProcessing(_Row):
+    """What may follow any row: ``build(merge, task_vectors, tasks, settings, progress)`` returns the changed merge.
+
+    The tasks hold the splits that it or the row needs. ``coefficients`` of the result are those of its weights, or None
+    where these are no longer θ_0 + Σ_t λ_t τ_t; ``candidates`` counts the models that it compared itself.
+    """
+
+    build: Callable[..., Merge]
 
 
 _WORDS: Mapping[Split, str] = {

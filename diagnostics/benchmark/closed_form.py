@@ -30,7 +30,8 @@ from merging.commands import console, track, write_json
 from merging.commands.compare import parse
 from merging.commands.measure import REFERENCES, Spec
 from merging.files import check_destination, write
-from merging.methods import find, merge
+from merging.methods import find, merge, needs_of
+from merging.rows import VALIDATION
 
 METHODS = ("average", "task_arithmetic:scale=0.3", "dare_linear:scale=0.3", "slerp", "ties:scale=1")
 SIZES = {"base": 2e-2, "expert": 1e-3}
@@ -102,10 +103,12 @@ def measure(
 def _checked(spec: Spec) -> Spec:
     """Refuse a method that would look at examples: there are none here."""
     row = find(spec.method)
-    if row.executes or "examples" in spec.settings:
-        refuse(f"method {spec.label}", expected="one that looks at no examples", got=row.needs, cure="leave it out")
-    if spec.settings.get("scale", 1.0) is None:
-        cure = f"write {spec.method}:scale=0.3"
+    needs = needs_of(spec.method, spec.given, spec.then)
+    if row.executes or needs - VALIDATION:
+        got = " and ".join(sorted(needs)) or "passes through a network"
+        refuse(f"method {spec.label}", expected="one that looks at no examples", got=got, cure="leave it out")
+    if needs:
+        cure = f"write {spec.method}:scale=0.3, and +lines:rise=0.5"
         refuse(f"method {spec.label}", expected="a scale", got="a search on validation examples", cure=cure)
     return spec
 
@@ -167,13 +170,13 @@ def _case(spec: Spec, model: str, files: Sequence[Path], threads: int) -> Case:
     clock = [_now()]
     vectors = _open(base, experts)
     clock.append(_now())
-    artifact = merge(spec.method, vectors, (), **spec.given)
+    artifact = merge(spec.named, vectors, (), **spec.given)
     clock.append(_now())
     save(artifact, base.parent / "out.pt")
     clock.append(_now())
     del artifact, vectors
     with peak_memory(private_bytes) as growth:
-        merge(spec.method, _open(base, experts), (), **spec.given)
+        merge(spec.named, _open(base, experts), (), **spec.given)
     spent = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(clock)]
     return Case(
         method=spec.label,

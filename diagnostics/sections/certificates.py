@@ -36,7 +36,7 @@ from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging.commands import plain
-from merging.methods import METHODS
+from merging.methods import METHODS, POST_PROCESSINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -271,17 +271,18 @@ def _row(
 def validation_use(subject: Subject) -> tuple[int | None, str]:
     """How many models the merge looked at on the validation labels (None: unknown), and what it did, in words."""
     artifact = subject.artifact
-    method, used = artifact.method, artifact.used
+    method, used = artifact.label, artifact.used
     if used is None:
         return None, f"what {method} did with the validation labels is unknown (merge again): no held-out certificate"
-    row = METHODS.get(method)
-    needs = row.needs_text if row else " and ".join(used) or "nothing"
+    found = METHODS.get(artifact.method)
+    rows = [row for row in (found, *(POST_PROCESSINGS.get(name) for name in artifact.then)) if row]
+    needs = found.needs_text if found else " and ".join(used) or "nothing"
     if "validation" in used:
         tried = used["validation"]
         if tried:
             return tried, f"{method} chose among {tried} fixed candidates on the validation labels: δ/{tried} each"
         return None, f"{method} needs {needs} and does not say how many models it tried: no held-out certificate"
-    if row and "validation" in row.needs_of(row.settings()):
+    if any("validation" in row.needs_of(row.settings()) for row in rows):
         return 1, f"{method} with a given scale: a fixed model, if the scale was not chosen on these labels"
     return 1, f"{method} needs {needs}; the validation split is unused: a fixed model"
 

@@ -138,7 +138,7 @@ def _other_methods(workspace: Workspace, subject: Subject) -> list[Trial]:
     return [
         Trial(examples=workspace.settings.left_out, method=method, settings=settings)
         for method, settings in others.items()
-        if method != subject.artifact.method and (method != "regmean" or examples)
+        if method != subject.artifact.label and (method != "regmean" or examples)
     ]
 
 

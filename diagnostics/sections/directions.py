@@ -67,7 +67,7 @@ def merge_direction(workspace: Workspace, subject: Subject, grid: Sequence[float
         refuse(
             f"artifact {subject.file}",
             expected="coefficients λ",
-            got=f"none: {subject.artifact.method} is not linear in the task vectors",
+            got=f"none: {subject.artifact.label} is not linear in the task vectors",
             cure="use --mode weights",
         )
     theta = merged(workspace.vectors, lam.to(workspace.device), subject.artifact.blocks)

@@ -25,7 +25,7 @@ from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.artifact import MergeArtifact
 from merging.draws import chosen_positions
-from merging.methods import METHODS
+from merging.methods import METHODS, POST_PROCESSINGS
 from merging.task import score_task
 
 FLOOR = 0.02
@@ -148,7 +148,7 @@ def calibration_use(artifact: MergeArtifact, sizes: Sequence[int], seed: int, *,
         return CalibrationUse(drawn, nothing, "which calibration inputs the merge used is not known")
     whole, used = "calibration" in artifact.used, drawn
     if whole:
-        if not {"examples", "seed"} <= set(settings) or not _of_this_package(artifact.method):
+        if not {"examples", "seed"} <= set(settings) or not _of_this_package(artifact):
             return CalibrationUse(drawn, nothing, "which calibration inputs the merge used is not known")
         used = chosen_positions(names, sizes, settings["examples"] or min(sizes), settings["seed"])
     pilot = [positions[:PILOT] for positions in used]
@@ -161,11 +161,11 @@ def calibration_use(artifact: MergeArtifact, sizes: Sequence[int], seed: int, *,
     return CalibrationUse(pilot, free, "")
 
 
-def _of_this_package(method: str) -> bool:
-    """Whether the method chooses its examples by ``chosen_positions``: a row that somebody added may do as it likes."""
-    row = METHODS.get(method)
-    build: Any = None if row is None else row.build
-    return getattr(getattr(build, "func", build), "__module__", "").split(".")[0] == "merging"
+def _of_this_package(artifact: MergeArtifact) -> bool:
+    """Whether all stages choose their examples by ``chosen_positions``: what somebody added may do as it likes."""
+    rows = [METHODS.get(artifact.method), *(POST_PROCESSINGS.get(name) for name in artifact.then)]
+    builds: list[Any] = [None if row is None else row.build for row in rows]
+    return all(getattr(getattr(b, "func", b), "__module__", "").split(".")[0] == "merging" for b in builds)
 
 
 def _rest(size: int, used: Tensor) -> Tensor:

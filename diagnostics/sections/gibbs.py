@@ -83,7 +83,7 @@ class PriorChoice:
 def obstacle(workspace: Workspace, subject: Subject) -> str:
     """Why there is no statement (10) on a merge ("" if there is one)."""
     if subject.artifact.coefficients is None:
-        return f"{subject.artifact.method} is not made of coefficients of the task vectors"
+        return f"{subject.artifact.label} is not made of coefficients of the task vectors"
     if not _is_merge_of_coefficients(workspace, subject):
         return "the merged weights are not those that the artifact's coefficients make of the task vectors"
     return ""

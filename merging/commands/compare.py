@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bounds.types import InputError, meant, refuse
 from merging import records, suites
@@ -18,7 +16,7 @@ from merging.commands.options import options
 from merging.commands.packed import unpack
 from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, check_folder, encoded, write
-from merging.methods import METHODS
+from merging.methods import METHODS, specification
 from merging.plain import from_plain, to_plain
 from merging.suites import Suite, published
 
@@ -41,7 +39,8 @@ class Command:
     suite: str = "mini8"
     """Experts and tasks: mini8, text8, toy, a suite file .yaml, clip-ta8 and the like, or package.module:function."""
     methods: tuple[str, ...] = ("all",)
-    """Rows of the table of methods (mergebound list), or all; with settings as ties:density=0.1,scale=1."""
+    """Rows of the table of methods (mergebound list), or all; with settings as ties:density=0.1,scale=1, and with
+    post-processings as tsv_m+svc, ties:scale=1+lines:rise=0.5 or all+svc."""
     out: Path = Path("compare")
     """Folder of results and tables."""
     seeds: int = 1
@@ -115,48 +114,26 @@ def _measure_all(specs: Sequence[Spec], seeds: Sequence[int], suite: Suite, comm
 
 
 def parse(texts: Sequence[str]) -> list[Spec]:
-    """Return the references and the methods that texts like ``all`` or ``ties:density=0.1`` name, each once.
+    """Return the references and the methods that texts like ``all`` or ``ties:density=0.1+svc`` name, each once.
 
     Raises:
-        InputError: unknown method or setting, a value out of range, a text that is not NAME=VALUE.
+        InputError: unknown method, post-processing or setting, a value out of range, a text that is not NAME=VALUE.
     """
-    wanted = [name for text in texts for name in (METHODS if text == "all" else [text])]
-    specs = [_spec(text) for text in (*REFERENCES, *wanted)]
+    specs = [_spec(text) for text in (*REFERENCES, *(name for text in texts for name in _named(text)))]
     return list({spec.label: spec for spec in specs}.values())
 
 
+def _named(text: str) -> list[str]:
+    """Return the specifications that a text means: ``all`` is every row, ``all+svc`` every row with what follows."""
+    first, plus, after = text.partition("+")
+    return [f"{name}{plus}{after}" for name in METHODS] if first == "all" else [text]
+
+
 def _spec(text: str) -> Spec:
-    method, _, rest = text.partition(":")
-    given = {}
-    for part in rest.split(",") if rest else ():
-        name, equals, value = part.partition("=")
-        hints = typing.get_type_hints(METHODS[method].settings) if method in METHODS else {}
-        if not equals or name not in hints:
-            known = "NAME=VALUE of " + (" or ".join(hints) or "none")
-            refuse(
-                f"setting of {method}", expected=known, got=repr(part), cure=meant(name, hints, "see mergebound list")
-            )
-        given[name] = _value(name, value, hints[name])
-    spec = Spec(method, given)
+    read = specification(text)
+    spec = Spec(read.method, read.given, read.then)
     _ = spec.settings  # refuses what is unknown or out of range before any work
     return spec
-
-
-def _value(name: str, text: str, hint: Any) -> object:
-    """Read a value as the first of the setting's types that it fits."""
-    kinds = {hint, *typing.get_args(hint)}
-    constants = {"None": None, "True": True, "False": False}
-    if text in constants and type(constants[text]) in kinds:
-        return constants[text]
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    if kinds & {int, float, bool}:
-        refuse(name, expected=getattr(hint, "__name__", str(hint)), got=repr(text), cure="write one")
-    return text
 
 
 def kept(path: Path, key: str, spec: Spec, measure: Callable[[], Measurement]) -> Measurement:

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from merging.commands.compare_rows import Row
-from merging.methods import METHODS
+from merging.methods import METHODS, needs_of
 
 KINDS: Mapping[str, tuple[str, str]] = {
     "no data": ("#0072B2", "o"),
@@ -47,8 +47,7 @@ def kind_of(row: Row) -> str:
         return "reference"
     if row.passes:
         return "gradients"
-    method = METHODS[row.method]
-    return "data, no gradient" if method.needs_of(method.settings(**row.settings)) else "no data"
+    return "data, no gradient" if needs_of(row.method, row.settings, row.then) else "no data"
 
 
 def _figure(rows: Sequence[Row], suite: str) -> Figure:

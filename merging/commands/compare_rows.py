@@ -33,6 +33,7 @@ class OverSeeds:
 class Row:
     """A method with its settings, or a reference, over its seeds; where it could not run, the ``reason`` and no more.
 
+    ``then``: the post-processings after it, each with the settings it was given.
     ``seeds``: those it was merged with (none: it draws nothing, or its settings name the seed); ``by_seed``: accuracies
     [S][T] in 0..1, ``accuracy`` [T] their means over seeds. ``mean``: accuracy over tasks with its error over seeds;
     ``sampled``: the same with the error over seeds and test examples. ``kl`` and ``cross_entropy`` in nats, means over
@@ -45,6 +46,7 @@ class Row:
     label: str
     method: str
     settings: Mapping[str, Any]
+    then: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: Sequence[int] = ()
     rank: int | None = None
     accuracy: Sequence[float] = ()
@@ -101,7 +103,8 @@ def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -
     correct = {row.label: values_of(found[row.label][1]) for row in done}
     compared = [_compared(row, merges, correct) for row in done]
     last = [row for row in rows.values() if row.reason]
-    return [*(replace(row, published_gain=published.get(row.method)) for row in compared), *last]
+    plain = {row.label: published.get(row.method) for row in compared if not row.then}
+    return [*(replace(row, published_gain=plain.get(row.label)) for row in compared), *last]
 
 
 def _compared(row: Row, merges: Sequence[str], correct: Mapping[str, paired.Values]) -> Row:
@@ -134,7 +137,7 @@ def values_of(measured: Sequence[Measurement]) -> list[torch.Tensor]:
 
 def _row(spec: Spec, measured: Sequence[Measurement], seeds: Sequence[int]) -> Row:
     settings = {name: value for name, value in spec.settings.items() if not (spec.draws and name == "seed")}
-    row = Row(label=spec.label, method=spec.method, settings=settings)
+    row = Row(label=spec.label, method=spec.method, settings=settings, then=spec.then)
     reason = next((m.reason for m in measured if m.reason), "")
     if reason:
         return replace(row, reason=reason)

@@ -60,7 +60,7 @@ def _main(command: Command) -> None:
     save(changed, command.out)
     output = console()
     if command.table:
-        title = f"{changed.method}, edited, on {suite.name}"
+        title = f"{changed.label}, edited, on {suite.name}"
         output.print(accuracy_table(evaluate(suite, changed.merged, track)[0], title))
     output.print(plain(f"{command.out}: {command.merged}, {_shown(edit)}"), soft_wrap=True)
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from merging.closed_form.scale import SEARCH_SECONDS
 from merging.commands.expert_scores import expert_scores
 from merging.commands.packed import pack
 from merging.execution import Execution
-from merging.methods import METHODS, find, merge
+from merging.methods import METHODS, POST_PROCESSINGS, find, merge
 from merging.params import norm, subtract
+from merging.specification import Specification
 from merging.suites import Suite
 from merging.task import Task, accuracy, cross_entropy, kl, labels_of, score_task
 
@@ -40,21 +41,12 @@ REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A method of the table, or a reference, with the settings that differ from its defaults."""
-
-    method: str
-    given: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The specification as it is written: ``ties:density=0.1``."""
-        given = ",".join(f"{name}={value}" for name, value in self.given.items())
-        return f"{self.method}:{given}" if given else self.method
+class Spec(Specification):
+    """A method of the table, or a reference, with the settings that differ from its defaults and what follows it."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings, defaults included.
+        """All settings of the method, defaults included.
 
         Raises:
             InputError: unknown method, or a value out of range.
@@ -74,8 +66,9 @@ class Spec:
         return [replace(self, given={**self.given, "seed": seed}) for seed in seeds] if self.draws else [self]
 
     def key(self, suite: Suite) -> str:
-        """Hash of the method, its settings, and what the suite is."""
-        content = [self.method, self.settings, suite.identity]
+        """Hash of the method, its settings, what follows it, and what the suite is."""
+        after = [[name, asdict(POST_PROCESSINGS[name].settings(**given))] for name, given in self.then.items()]
+        content = [self.method, self.settings, suite.identity, *([after] if after else [])]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -140,7 +133,7 @@ def measure(
         execution = None
         if METHODS[spec.method].executes:
             execution = Execution(device=device, checkpoint=checkpoint, resume=checkpoint is not None)
-        artifact = merge(spec.method, suite.task_vectors, tasks, suite=suite.name, execution=execution, **spec.given)
+        artifact = merge(spec.named, suite.task_vectors, tasks, suite=suite.name, execution=execution, **spec.given)
     except InputError as error:
         return Measurement(label=spec.label, method=spec.method, settings=spec.settings, reason=str(error))
     memory, (search,) = peak_memory(), artifact.history.get(SEARCH_SECONDS, [None])

@@ -28,7 +28,7 @@ from merging.editing import looked_at
 from merging.execution import Autocast, Execution
 from merging.files import check_destination, check_outputs, place
 from merging.learned import DECIDING, idle
-from merging.methods import find, merge
+from merging.methods import find, merge, specification
 from merging.processes import local_device, processes
 from merging.rows import silent
 from merging.selection import Selection, Statistics
@@ -45,7 +45,8 @@ class Command:
     """
 
     method: str = "samerging"
-    """Row of the table of methods (mergebound list). The options below follow the method."""
+    """Row of the table of methods (mergebound list), and what follows it, with settings of its own: tsv_m+svc,
+    ties+lines:rise=0.5. The options below follow the method."""
     preset: str | None = None
     """Named settings of the method; options given explicitly override them. samerging: released (the published code,
     whose SAM never acts; 1000 steps) or paper (the same with a SAM that acts); adamerging: paper."""
@@ -133,7 +134,7 @@ def _main(arguments: Sequence[str]) -> None:
         with stage(f"loading {command.suite}") if together.rank == 0 else nullcontext():
             suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
         artifact = merge(
-            command.method,
+            specification(command.method).named,
             suite,
             selection=Selection(command.only, command.excluding, command.running_statistics),
             progress=track if together.rank == 0 else silent,
@@ -156,11 +157,12 @@ def _storage(command: Command) -> Storage:
 def _parse(arguments: Sequence[str]) -> tuple[Command, dict[str, Any]]:
     """Parse the options of the command and those of the chosen method: --help shows those that act."""
     given = _given(arguments, {"method": Command.method, "preset": None})
-    row, preset = find(given["method"]), presets.find(given["method"], given["preset"])
-    settings = row.settings(**preset.settings)
+    read = specification(given["method"])
+    row, preset = find(read.method), presets.find(read.method, given["preset"])
+    settings = row.settings(**{**preset.settings, **read.given})
     unused = _idle(settings, arguments)
     kind = Learning if row.executes else Command
-    if given["method"] not in presets.PRESETS:
+    if read.method not in presets.PRESETS:
         kind = hiding(kind, ["preset"])
     if not settings.__dataclass_fields__:
         return options(kind, arguments, _NAME), {}
@@ -210,17 +212,17 @@ def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:
         said = f"no labels of the test split in {', '.join(suite.unlabelled_tasks)}: no table of accuracies"
         output.print(plain(f"{said}; mergebound report says what is known without labels"), soft_wrap=True)
     elif command.table:
-        output.print(accuracy_table(evaluate(suite, artifact.merged, track)[0], f"{artifact.method} on {suite.name}"))
+        output.print(accuracy_table(evaluate(suite, artifact.merged, track)[0], f"{artifact.label} on {suite.name}"))
     for name, said in suite.notes.items():
         output.print(plain(f"{name}: {said}"), soft_wrap=True)
-    note = presets.find(command.method, command.preset).note
+    note = presets.find(artifact.method, command.preset).note
     if note:
         output.print(f"preset {command.preset}: {note}", soft_wrap=True, highlight=False)
     output.print(plain(f"{command.out}: merged in {artifact.seconds:.1f} s with {_shown(artifact)}"), soft_wrap=True)
 
 
 def _shown(artifact: MergeArtifact) -> str:
-    parts = [f"{key}={value}" for key, value in artifact.settings.items() if value is not None]
+    parts = [f"{key}={value}" for key, value in artifact.all_settings.items() if value is not None]
     if artifact.coefficients is not None and artifact.coefficients.unique().numel() == 1:
         parts.append(f"every coefficient {float(artifact.coefficients.flatten()[0]):.4g}")
     elif "chosen_scale" in artifact.history:

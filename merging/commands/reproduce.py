@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,7 +178,7 @@ def _row(part: str, label: str, spec: Spec, command: Command, number: float | No
     if command.steps is not None and {"steps", "batch", "cached"} <= set(known):
         given["steps"] = command.steps
     seeds = dict.fromkeys(command.seeds) if "seed" in known and "seed" not in given else ()
-    specs = [Spec(spec.method, {**given, "seed": seed}) for seed in seeds] or [Spec(spec.method, given)]
+    specs = [replace(spec, given={**given, "seed": seed}) for seed in seeds] or [replace(spec, given=given)]
     for one in specs:
         _ = one.settings  # refuses what is unknown or out of range before any work
     return Row(part=part, label=label, specs=specs, published=number)

@@ -53,6 +53,16 @@ def test_the_card_says_what_was_merged_measured_and_certified():
     assert first.mean == pytest.approx(float(merged.coefficients[0].mean()))
     assert f"| task0 | {first.mean:.3f} | {first.least:.3f} |" in text
     assert "base_model: the/base" in text
+    followed = merge("average+svc:floor=1", suite)
+    with pytest.raises(InputError, match=r"one on this merge by average\+svc; got one on samerging"):
+        merge_of(found, followed, Path("report.json"))
+    for said in (
+        "merged by **average+svc** (",
+        "2602.05536",
+        "| svc.floor | 1.0 |",
+        "tags: [merge, mergebound, average, svc]",
+    ):
+        assert said in card(followed)
     bare = card(merge("ties", suite, scale=0.4))
     assert "No report was given" in bare
     assert "there is no λ to show" in bare

@@ -181,6 +181,19 @@ def test_a_choice_on_validation_pays_for_every_candidate_and_has_no_randomised_c
     assert certificates.validation_use(Subject("a", "a.pt", given))[0] == 1
 
 
+def test_certificates_pay_for_what_post_processings_looked_at(suite):
+    def looked(text):
+        return certificates.validation_use(Subject("a", "a.pt", make(suite, text)))
+
+    assert looked("average+svc") == (1, "average+svc needs nothing; the validation split is unused: a fixed model")
+    assert looked("task_arithmetic+svc")[0] == 20
+    assert looked("average+lines")[0] == 20
+    assert looked("task_arithmetic+lines")[0] == 400
+    count, use = looked("average+lines:rise=0.5")
+    assert count == 1
+    assert "if the scale was not chosen on these labels" in use
+
+
 def test_the_ledger_adds_up_and_is_that_of_direct_losses(suite, learned):
     space = workspace(suite, learned)
     section = ledger.compute(space, space.subjects[0])

@@ -2,7 +2,7 @@ import json
 import math
 import os
 import stat
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -18,6 +18,15 @@ from merging.suites import toy
 def artifact():
     suite = toy.build()
     return merge("samerging", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, steps=2, examples=4)
+
+
+def test_artifacts_from_before_post_processings_are_read(tmp_path, artifact):
+    content = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name != "then"}
+    content |= {"names": list(artifact.names), "blocks": {b: list(n) for b, n in artifact.blocks.items()}}
+    records.save(tmp_path / "old.pt", content)
+    found = load(tmp_path / "old.pt")
+    assert found.then == {}
+    assert found.label == "samerging"
 
 
 def test_an_artifact_survives_saving(tmp_path, artifact):

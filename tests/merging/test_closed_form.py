@@ -17,6 +17,7 @@ from merging.closed_form.slerp import interpolate
 from merging.draws import task_generators
 from merging.suites import toy
 from merging.task import mean_accuracy
+from tests.laws import chosen
 from tests.tolerances import assert_near
 
 
@@ -297,13 +298,14 @@ SCALED = [name for name, row in METHODS.items() if issubclass(row.settings, Scal
 @pytest.mark.parametrize("method", SCALED)
 def test_every_row_with_a_scale_takes_the_best_of_its_grid(method):
     suite, grid = toy.build(overlap=0.6), SUM_GRID if method in SUMS else MEAN_GRID
-    settings: dict[str, Any] = {"steps": 2} if method == "wudi" else {}
+    settings: dict[str, Any] = chosen(method, steps=2, examples=10)
     found = merge(method, suite.task_vectors, suite.tasks, scale=None, **settings)
     merges = {s: merge(method, suite.task_vectors, suite.tasks, scale=s, **settings).merged for s in grid}
     values = {s: mean_accuracy(suite.tasks, params, "validation") for s, params in merges.items()}
     looked = dict(zip(found.history["scale"], found.history["validation_accuracy"], strict=True))
     assert looked == {s: values[s] for s in looked}
-    assert found.used == {"validation": len(grid)}, "the price is that of the whole grid"
+    assert found.used is not None
+    assert found.used["validation"] == len(grid), "the price is that of the whole grid"
     assert len(looked) <= 10
     (best,) = found.history["chosen_scale"]
     assert best == min(s for s, value in looked.items() if value == max(looked.values()))

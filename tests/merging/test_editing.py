@@ -80,6 +80,29 @@ def test_the_scale_that_was_chosen_stays_and_nothing_is_searched_again(suite):
     assert found.history == whole.history
 
 
+@pytest.mark.parametrize("after", ["svc", "svc:floor=1", "lines:rise=0.5", "svc+lines:low=0.2,rise=1"])
+def test_what_followed_the_method_follows_again(suite, after):
+    found = edited(merge(f"ties:scale=0.5+{after}", suite), suite, Edit(without=("task1",)))
+    expected = merge(f"ties:scale=0.5+{after}", others(suite, "task1"))
+    for name, value in expected.merged.items():
+        assert torch.equal(found.merged[name], value), name
+
+
+def test_a_rise_that_was_chosen_on_labels_stays(suite):
+    whole = merge("ties:scale=0.5+lines", suite)
+    found = edited(whole, suite, Edit(without=("task1",)))
+    rise = whole.history["lines_rise"][0]
+    expected = merge(f"ties:scale=0.5+lines:rise={rise}", others(suite, "task1"))
+    assert torch.equal(found.merged["first.weight"], expected.merged["first.weight"])
+    assert found.used == whole.used == {"validation": 20}
+
+
+def test_coefficients_that_svc_took_away_cannot_be_dropped(suite):
+    made = merge("samerging+svc", suite, steps=2, examples=8, batch=4)
+    with pytest.raises(InputError, match=r"merge by samerging\+svc"):
+        edited(made, suite, Edit(without=("task1",)))
+
+
 def test_learned_coefficients_of_an_expert_are_dropped_and_the_others_stay(suite, learned):
     found = edited(learned, suite, Edit(without=("task1",)))
     rows = learned.coefficients.clone()

@@ -24,7 +24,7 @@ def positions(parts):
 def test_what_a_merge_used_is_its_pilot_and_the_rest_is_free(suite):
     """Against the inputs themselves: a merge that is handed only its pilot's inputs comes out the same."""
     sizes = [len(task.calibration) for task in suite.tasks]
-    made = merge("regmean", suite, examples=8)
+    made = merge("regmean+svc", suite, examples=8)
     use = calibration_use(made, sizes, 0, by_class=False)
     assert [len(p) for p in use.pilot] == [8] * len(sizes)
     for pilot, free, size in zip(positions(use.pilot), positions(use.free), sizes, strict=True):
@@ -35,7 +35,7 @@ def test_what_a_merge_used_is_its_pilot_and_the_rest_is_free(suite):
         inputs = task.calibration.inputs.clone()
         inputs[free] = torch.nan
         spoilt.append(task.changed(calibration=dataclasses.replace(task.calibration, inputs=inputs)))
-    again = merge("regmean", suite.task_vectors, spoilt, examples=8)
+    again = merge("regmean+svc", suite.task_vectors, spoilt, examples=8)
     assert all(torch.equal(again.merged[name], value) for name, value in made.merged.items())
 
 
@@ -58,6 +58,7 @@ def test_where_it_is_not_known_what_was_used_nothing_is_free(suite):
         (dataclasses.replace(made, used=None), False, "not known"),
         (dataclasses.replace(made, settings={}), False, "not known"),
         (dataclasses.replace(made, method="somebody's own"), False, "not known"),
+        (dataclasses.replace(made, then={"somebody's own": {}}), False, "not known"),
         (dataclasses.replace(made, selection={"running_statistics": "calibration"}), False, "not known"),
         (made, True, "class by class"),
         (dataclasses.replace(made, settings={"examples": None, "seed": 0}), False, "all calibration inputs"),

@@ -1,6 +1,7 @@
 """The commands ``list`` and ``compare``: what they print, write, keep and refuse."""
 
 import csv
+import hashlib
 import json
 import os
 import select
@@ -14,12 +15,14 @@ import torch
 
 from bounds.types import InputError
 from merging import METHODS, merge, records
+from merging.artifact import load
 from merging.commands import compare, measure
 from merging.commands.compare import Command, parse
 from merging.commands.listing import settings_text
 from merging.commands.measure import Spec
 from merging.commands.merge import main
 from merging.commands.packed import unpack
+from merging.methods import POST_PROCESSINGS
 from merging.params import norm, subtract
 from merging.suites import published, toy
 from merging.task import mean_accuracy, score_task
@@ -101,6 +104,68 @@ def test_published_gains_stand_beside_a_suite_that_has_some(runs, tmp_path, monk
         "average": "0.75",
         "pretrained": "0.00",
     }
+
+
+def test_what_follows_a_method_is_a_row_of_its_own_with_its_own_key(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(published.NUMBERS, "toy", {"pretrained": 40.0, "experts": 80.0, "average": 70.0})  # pyright: ignore
+    texts = ("average", "average+svc", "average+svc:floor=1", "average+lines:rise=0.5")
+    rows = {row.label: row for row in compare.compare(command(tmp_path, *texts, published="toy")).rows}
+    assert set(rows) == {"pretrained", "experts", *texts[:2], "average+svc:floor=1.0", texts[3]}
+    assert len({spec.key(toy.build()) for spec in parse(texts)}) == 6
+    suite = toy.build()
+    for text in texts[1:]:
+        (row,) = (row for row in rows.values() if row.label == parse([text])[2].label)
+        made = merge(text, suite).merged
+        assert list(row.accuracy) == pytest.approx([mean_accuracy([task], made, "test") for task in suite.tasks])
+        assert row.published_gain is None, "nobody published that"
+    assert rows["average"].published_gain == pytest.approx(0.75)
+    assert rows["average+svc:floor=1.0"].then == {"svc": {"floor": 1.0}}
+    runs.clear()
+    compare.compare(command(tmp_path, *texts))
+    assert runs == []
+
+
+def test_the_key_of_a_method_alone_is_that_of_earlier_versions():
+    """What is kept in docs/results stays valid; every value of a setting that follows tells results apart."""
+    suite = toy.build()
+    content = ["average", {}, suite.identity]
+    old = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    keys = [
+        spec.key(suite) for spec in parse(["average", "average+svc", "average+svc:floor=None", "average+lines"])[2:]
+    ]
+    assert keys[0] == old
+    assert keys[1] == keys[2], "the default, written out"
+    assert len(set(keys)) == 3
+
+
+def test_all_with_what_follows_is_every_row_with_it():
+    found = [spec.label for spec in parse(["all+svc:floor=1+lines"])[2:]]
+    assert found == [f"{name}+svc:floor=1.0+lines" for name in METHODS]
+    with pytest.raises(InputError, match="post-processing: expected"):
+        parse(["all+magic"])
+
+
+def test_the_list_shows_what_may_follow(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in POST_PROCESSINGS:
+        assert name in text
+    assert "post-processings" in text
+
+
+def test_the_command_merges_with_what_follows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--suite", "toy", "--method", "ties:density=0.5+svc:floor=1", "--scale", "0.4", "--out", "a.pt"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ties+svc on toy" in shown
+    assert "svc.floor=1.0" in shown
+    made = load(tmp_path / "a.pt")
+    assert made.settings == {"scale": 0.4, "density": 0.5}
+    assert made.then == {"svc": {"floor": 1.0}}
+    expected = merge("ties:density=0.5,scale=0.4+svc:floor=1", toy.build()).merged
+    assert all(torch.equal(made.merged[name], value) for name, value in expected.items())
+    assert main(["--suite", "toy", "--method", "ties+magic", "--out", "b.pt"]) == 2
+    assert "post-processing: expected lines or svc; got 'magic'" in capsys.readouterr().err
 
 
 def test_labels_that_say_the_same_are_one_row(runs, tmp_path):

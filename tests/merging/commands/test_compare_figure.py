@@ -36,6 +36,13 @@ def test_rows_are_told_apart_by_what_they_use():
     assert [kind_of(found) for found in ROWS] == ["reference", "gradients", "data, no gradient", "no data", "reference"]
 
 
+def test_what_follows_counts_as_what_is_used():
+    average = row("average", 0.6, 3)
+    assert kind_of(replace(average, then={"svc": {}})) == "no data"
+    assert kind_of(replace(average, then={"lines": {"rise": 0.5}})) == "no data"
+    assert kind_of(replace(average, then={"lines": {}})) == "data, no gradient"
+
+
 def points(rows):
     """Place, accuracy, half the width of the bar and fill of each point, from the top."""
     figure = compare_figure._figure(rows, "toy")
