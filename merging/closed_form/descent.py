@@ -49,8 +49,8 @@ class ModificationSettings(UnscaledSettings):
 class DenoisedSettings(ScaleSettings):
     """Settings of OptMerge."""
 
-    experts: Literal["full", "lora"] = "full"
-    """How the experts were fine-tuned. full: what differs from the mean is truncated, Adam from the sum; lora: each
+    form: Literal["full", "lora"] = "full"
+    """For experts that were fine-tuned so. full: what differs from the mean is truncated, Adam from the sum; lora: each
     task vector is truncated, gradient descent with momentum 0.9 from the mean."""
     steps: int = 300
     """Steps on each matrix."""
@@ -59,15 +59,15 @@ class DenoisedSettings(ScaleSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.experts not in ("full", "lora"):
-            refuse("experts", expected="full or lora", got=repr(self.experts), cure="choose one")
+        if self.form not in ("full", "lora"):
+            refuse("form", expected="full or lora", got=repr(self.form), cure="choose one")
         check_at_least("steps", self.steps, 1)
         check_at_least("learning_rate", self.rate, 0)
 
     @property
     def rate(self) -> float:
         """The learning rate, given or by default."""
-        default = 1e-5 if self.experts == "full" else 1e-4
+        default = 1e-5 if self.form == "full" else 1e-4
         return default if self.learning_rate is None else self.learning_rate
 
 
@@ -130,14 +130,14 @@ def _doge_ta(tv: TaskVectors, tasks: Sequence[Task], settings: ModificationSetti
     return scaled(tv, by_matrices(tv, one, progress), tasks, settings.scale, MEAN_GRID, progress)
 
 
-def denoised(deltas: Tensor, experts: str) -> tuple[Tensor, Tensor]:
+def denoised(deltas: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """Return targets τ̃ [T, m, n] and weights W [T, n, n] of OptMerge's objective Σ_t tr (τ_m - τ̃_t) W_t (τ_m - τ̃_t)ᵀ.
 
     With k = min(m, n)/T (at least 1) and the first k singular triplets of τ_t = U Σ Vᵀ: W_t = V_k Σ_k² V_kᵀ/‖τ_t‖²,
     and τ̃_t = U_k Σ_k V_kᵀ for ``lora``; for ``full`` the mean of all tasks plus the first k triplets of τ_t - mean.
     """
     count = max(1, min(deltas.shape[1:]) // len(deltas))
-    mean = deltas.mean(dim=0) if experts == "full" else torch.zeros_like(deltas[0])
+    mean = deltas.mean(dim=0) if form == "full" else torch.zeros_like(deltas[0])
     targets, weights = [], []
     for delta in deltas:
         u, sigma, v = (factor[..., :count] for factor in thin_svd(delta - mean))
@@ -150,9 +150,9 @@ def denoised(deltas: Tensor, experts: str) -> tuple[Tensor, Tensor]:
 
 def least_denoised_interference(deltas: Tensor, settings: DenoisedSettings) -> Tensor:
     """Return τ_m [m, n] after the steps on OptMerge's objective (:func:`denoised`), whose gradient is 2 (τ_m A - B)."""
-    targets, weights = denoised(deltas, settings.experts)
+    targets, weights = denoised(deltas, settings.form)
     a, b = weights.sum(dim=0), (targets @ weights).sum(dim=0)
-    full = settings.experts == "full"
+    full = settings.form == "full"
     merged = deltas.sum(dim=0) if full else deltas.mean(dim=0)
     optimizer = (
         torch.optim.Adam([merged], lr=settings.rate)
