@@ -72,8 +72,8 @@ class SelectedVectors:
         masks = {}
         for name, part in self.components.items():
             count = int(kept * min(part.u.shape[1], part.vt.shape[2]))
-            row = torch.where(torch.arange(part.sigma.shape[1]) < count, START, -START)
-            masks[name] = row.to(part.sigma).expand_as(part.sigma)
+            masks[name] = torch.full_like(part.sigma, START)
+            masks[name][:, count:] = -START
         return masks
 
     def select(self, masks: Mapping[str, Tensor]) -> None:

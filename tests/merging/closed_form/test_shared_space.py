@@ -18,6 +18,7 @@ from merging.closed_form.shared_space import (
     common_bases,
     in_core_space,
 )
+from merging.closed_form.tensors import thin_svd
 from tests.tolerances import assert_near
 
 
@@ -181,6 +182,14 @@ def test_what_treats_entries_by_themselves_would_depend_on_the_factors():
         cores = torch.stack([left.T @ b @ a @ right for b, a in rescaled])
         merges.append(left @ ties(cores.flatten(1), 0.5).view_as(cores[0]) @ right.T)
     assert float((merges[0] - merges[1]).norm()) > 0.05 * float(merges[0].norm())
+
+
+def test_an_expert_stored_in_half_precision_has_lost_its_low_rank():
+    b, a = factors((2,), rows=64, columns=48)[0]
+    base, delta = 0.02 * torch.randn(64, 48), (b @ a).float()
+    for half, rank in ((False, 2), (True, 48)):
+        stored = [value.half().float() if half else value for value in (base, base + delta)]
+        assert thin_svd(stored[1] - stored[0])[1].shape == (rank,)
 
 
 def test_vectors_are_averaged_and_convolutions_are_matrices():
