@@ -101,7 +101,7 @@ class RankSettings(AdaMergingSettings):
             refuse("kept", expected="a share in [0, 1]", got=self.kept, cure="e.g. 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrankWolfeSettings(LearnedSettings):
     """Settings of Frank-Wolfe merging: few steps on many examples, each towards one expert, tensor by tensor."""
 

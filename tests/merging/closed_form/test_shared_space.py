@@ -187,9 +187,8 @@ def test_what_treats_entries_by_themselves_would_depend_on_the_factors():
 def test_an_expert_stored_in_half_precision_has_lost_its_low_rank():
     b, a = factors((2,), rows=64, columns=48)[0]
     base, delta = 0.02 * torch.randn(64, 48), (b @ a).float()
-    for half, rank in ((False, 2), (True, 48)):
-        stored = [value.half().float() if half else value for value in (base, base + delta)]
-        assert thin_svd(stored[1] - stored[0])[1].shape == (rank,)
+    assert len(thin_svd((base + delta) - base)[1]) == 2
+    assert len(thin_svd((base + delta).half().float() - base.half().float())[1]) > 24
 
 
 def test_vectors_are_averaged_and_convolutions_are_matrices():
