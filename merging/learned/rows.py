@@ -144,7 +144,7 @@ ROWS: Mapping[str, Method] = {
         settings=RankSettings,
         paper="AdaRank, Lee et al. 2025, arXiv 2503.22178",
         needs=CALIBRATION,
-        cost="T SVDs per matrix, steps x (T batches, T projections of the gradient of each matrix)",
+        cost="T SVDs per matrix, whose factors are kept; steps x (T batches, T products with each matrix)",
         breaks={"one task": ENTROPY, "equal experts": ENTROPY},
         executes=True,
     ),
