@@ -37,6 +37,16 @@ _RELEASED: Mapping[str, Any] = {
 """Adam, L2 on λ, KL(expert ‖ merge) at temperature 2 without its square, one λ per tensor, the tasks' losses added up,
 λ = 0 at the start, no clamp, 100 batches of 16 made once, 10 times through."""
 
+_RANKS: Mapping[str, Any] = {
+    "steps": 10_000,
+    "batch": 16,
+    "examples": None,
+    "reduction": "sum",
+    "learning_rate": 1e-3,
+    "mask_learning_rate": 1e-3,
+}
+"""AdaRank on ViT-B/32 with eight tasks: Adam at one learning rate on coefficients and masks, entropies added up."""
+
 PRESETS: Mapping[str, Mapping[str, Preset]] = {
     "samerging": {
         "released": Preset(
@@ -54,6 +64,18 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
             {"steps": 500, "batch": 16, "examples": None, "reduction": "sum", "clamp": True},
             "the paper's settings with λ kept in [0, 1] as in its code, which takes two batches of each task in a step "
             "(here one); " + _SPLIT,
+        ),
+    },
+    "adarank": {
+        "released": Preset(
+            {**_RANKS, "init": 0.3},
+            "the published code's settings on task vectors (it reports its best step by test accuracy, here it is "
+            "the last); " + _SPLIT,
+        ),
+        "released-cart": Preset(
+            {**_RANKS, "init": 2.3, "centred": True, "kept": 0.16},
+            "the published code's settings on what experts differ from their average (it reports its best step by test "
+            "accuracy, here the last is merged); " + _SPLIT,
         ),
     },
 }

@@ -1,13 +1,16 @@
-"""Rows of the table of optimisers of λ, and of the averages of λ over the steps."""
+"""Rows of the table of optimisers of λ, and of the averages of λ over the steps; Adam for what is learned beside λ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SGD_MOMENTUM = 0.9
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Adam's constants."""
 Make = Callable[[Tensor, float, float], torch.optim.Optimizer]
 """(λ, learning rate, weight decay) -> optimiser."""
 
@@ -27,7 +30,48 @@ def sgd(coefficients: Tensor, learning_rate: float, weight_decay: float) -> torc
     return torch.optim.SGD([coefficients], lr=learning_rate, momentum=SGD_MOMENTUM, weight_decay=weight_decay)
 
 
-OPTIMIZERS: Mapping[str, Make] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+class FrankWolfe(torch.optim.Optimizer):
+    """Frank-Wolfe steps of λ [T, L]: always towards an expert, or back to the start.
+
+    The k-th step (from 0) goes the share γ = min(1, 2·rate/(k + 2)) of the way to the corner with the least inner
+    product with the gradient, column by column: λ_·l ← (1 - γ) λ_·l + γ s_l. Corners are the experts (one coefficient
+    is 1, the others 0) and the first λ, so that every iterate is in their convex hull; of equal corners the mean is
+    taken, which does not depend on their order. Source: FW-Merging, arXiv 2503.12649, whose minimisation over models is
+    this one since ⟨∇_θ, θ_t⟩ = ⟨∇_θ, θ_0⟩ + ∇_λ_t.
+    """
+
+    def __init__(self, coefficients: Tensor, rate: float, weight_decay: float) -> None:
+        super().__init__([coefficients], {"lr": rate, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Take a step along ``grad``."""
+        (group,) = self.param_groups
+        (coefficients,) = group["params"]
+        state = self.state[coefficients]
+        if not state:
+            state.update(step=torch.zeros(()), start=coefficients.clone())
+        gradient = coefficients.grad + group["weight_decay"] * coefficients
+        corners = torch.cat([gradient, (gradient * state["start"]).sum(dim=0, keepdim=True)])
+        least = (corners == corners.amin(dim=0)).to(corners.dtype)
+        shares = least / least.sum(dim=0)
+        corner = shares[:-1] + shares[-1] * state["start"]
+        coefficients.lerp_(corner, min(1.0, 2 * group["lr"] / (float(state["step"]) + 2)))
+        state["step"] += 1
+
+
+OPTIMIZERS: Mapping[str, Make] = {"adam": adam, "adamw": adamw, "sgd": sgd, "frank-wolfe": FrankWolfe}
+
+
+def adam_step(memory: dict[str, Tensor], key: str, gradient: Tensor, learning_rate: float) -> Tensor:
+    """Return Adam's step (arXiv 1412.6980, algorithm 1) on what is learned beside λ; moments live in ``memory``."""
+    zero = torch.zeros_like(gradient)
+    count = memory.get(f"{key}:count", torch.zeros(())) + 1
+    first = BETAS[0] * memory.get(f"{key}:first", zero) + (1 - BETAS[0]) * gradient
+    second = BETAS[1] * memory.get(f"{key}:second", zero) + (1 - BETAS[1]) * gradient.square()
+    memory.update({f"{key}:count": count, f"{key}:first": first, f"{key}:second": second})
+    scale = (second / (1 - BETAS[1] ** float(count))).sqrt() + EPSILON
+    return -learning_rate * first / (1 - BETAS[0] ** float(count)) / scale
 
 
 def exponential(average: Tensor | None, coefficients: Tensor, count: int, decay: float) -> Tensor:

@@ -14,10 +14,13 @@ from merging.learned.checkpoint import learn
 from merging.learned.layerwise import prodistill
 from merging.learned.loop import learned
 from merging.learned.problem import Problem, prepare
+from merging.learned.rank_masks import adarank
 from merging.learned.settings import LearnedSettings
 from merging.learned.settings_rows import (
     AdaMergingSettings,
+    FrankWolfeSettings,
     ProDistillSettings,
+    RankSettings,
     SingleLayerSettings,
     TaskWiseSettings,
     TrimmedSettings,
@@ -134,6 +137,23 @@ ROWS: Mapping[str, Method] = {
         needs=CALIBRATION,
         cost="steps x T batches",
         breaks={"one task": HARD, "equal experts": HARD, "zero task vectors": HARD},
+        executes=True,
+    ),
+    "adarank": Method(
+        build=adarank,
+        settings=RankSettings,
+        paper="AdaRank, Lee et al. 2025, arXiv 2503.22178",
+        needs=CALIBRATION,
+        cost="T SVDs per matrix, whose factors are kept; steps x (T batches, T products with each matrix)",
+        breaks={"one task": ENTROPY, "equal experts": ENTROPY},
+        executes=True,
+    ),
+    "frank_wolfe": Method(
+        build=_learned,
+        settings=FrankWolfeSettings,
+        paper="FW-Merging, Chen et al. 2025, arXiv 2503.12649",
+        needs=CALIBRATION,
+        cost="steps x T batches",
         executes=True,
     ),
 }

@@ -26,7 +26,7 @@ class LearnedSettings:
     SAM in θ: weights (2); momentum (1), look (1 + 1/k), friendly (2), gap (2); penalties: gradient-norm (2),
     ggn-trace (4); Gaussian noise: random in λ (1), random-weights in θ (1)."""
     optimizer: str = "adam"
-    """Optimiser of λ: adam, adamw or sgd (momentum 0.9)."""
+    """Optimiser of λ: adam, adamw, sgd (momentum 0.9) or frank-wolfe (in the hull of the experts and the start)."""
     average: str = "none"
     """Average of λ over the steps that is merged: none (last λ), ema (which has a decay) or swa (second half of the
     steps)."""
@@ -50,9 +50,9 @@ class LearnedSettings:
     examples: int | None = 64
     """Unlabelled calibration examples of each task; None for as many as every task has."""
     learning_rate: float = 2e-2
-    """Learning rate on λ."""
+    """Learning rate on λ; of frank-wolfe the first step, as a share of the way."""
     weight_decay: float = 0.0
-    """Weight decay on λ (L2 for adam and sgd, decoupled for adamw)."""
+    """Weight decay on λ (decoupled for adamw, L2 for the others)."""
     reduction: Literal["mean", "sum"] = "mean"
     """How the tasks' losses become one: their mean, or their sum, against which the same weight decay is weaker."""
     clamp: bool = False

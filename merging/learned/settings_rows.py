@@ -78,3 +78,39 @@ class SingleLayerSettings(LearnedSettings):
         super().__post_init__()
         if not 0 < self.layer_learning_rate < float("inf"):
             refuse("layer_learning_rate", expected="a positive number", got=self.layer_learning_rate, cure="e.g. 1e-4")
+
+
+@dataclass(frozen=True)
+class RankSettings(AdaMergingSettings):
+    """Settings of AdaRank: AdaMerging with a mask on the singular components of every matrix of every task."""
+
+    steps: int = 300
+    """Optimiser steps."""
+    mask_learning_rate: float = 1e-2
+    """Adam's learning rate on the mask's numbers, which start 0.1 above or below the threshold (released: 1e-3)."""
+    kept: float = 1.0
+    """Share of the min(rows, columns) components of each matrix that are in at the start, the largest."""
+    centred: bool = False
+    """Start from the average of the experts, and mask what each differs from it (CART, arXiv 2412.12153)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_learning_rate < float("inf"):
+            refuse("mask_learning_rate", expected="a positive number", got=self.mask_learning_rate, cure="e.g. 1e-2")
+        if not 0 <= self.kept <= 1:
+            refuse("kept", expected="a share in [0, 1]", got=self.kept, cure="e.g. 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrankWolfeSettings(LearnedSettings):
+    """Settings of Frank-Wolfe merging: few steps on many examples, each towards one expert, tensor by tensor."""
+
+    objective: str = "cross-entropy"
+    perturbation: str = "none"
+    optimizer: str = "frank-wolfe"
+    steps: int = 10
+    """Steps."""
+    batch: int = 64
+    """Examples of each task in a step."""
+    init: float | None = 0.3
+    learning_rate: float = 0.3

@@ -13,16 +13,14 @@ from merging.execution import Execution
 from merging.learned.checkpoint import learn
 from merging.learned.loop import learned
 from merging.learned.objectives import Objective
-from merging.learned.perturbations import Descent, Displacement, Memory, Pass, Perturbation, Step
+from merging.learned.optimizers import adam_step
+from merging.learned.perturbations import Descent, Displacement, Pass, Perturbation, Step
 from merging.learned.problem import prepare
 from merging.learned.settings_rows import SingleLayerSettings
 from merging.params import partition
 from merging.rows import Merge, Progress
 from merging.task import Task
 from merging.task_vectors import TaskVectors, merged
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Adam's constants, for the weights of the layer."""
 
 
 def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) -> Perturbation:
@@ -49,7 +47,7 @@ def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) ->
         descent = inner.descend(replace(step, at=at))
         for name in names:
             gradient = last[0].weights[name].to(delta[name])
-            moved = _adam(step.memory, f"layer.{name}", gradient, learning_rate)
+            moved = adam_step(step.memory, f"layer.{name}", gradient, learning_rate)
             step.memory[f"layer.{name}"] = delta[name] + moved
         return descent
 
@@ -58,17 +56,6 @@ def adapting(inner: Perturbation, names: Sequence[str], learning_rate: float) ->
 
 def _zeros(like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
-
-
-def _adam(memory: Memory, key: str, gradient: Tensor, learning_rate: float) -> Tensor:
-    """Return Adam's step (arXiv 1412.6980, algorithm 1), its moments and count kept in ``memory``."""
-    zero = torch.zeros_like(gradient)
-    count = memory.get(f"{key}:count", torch.zeros(())) + 1
-    first = BETAS[0] * memory.get(f"{key}:first", zero) + (1 - BETAS[0]) * gradient
-    second = BETAS[1] * memory.get(f"{key}:second", zero) + (1 - BETAS[1]) * gradient.square()
-    memory.update({f"{key}:count": count, f"{key}:first": first, f"{key}:second": second})
-    scale = (second / (1 - BETAS[1] ** float(count))).sqrt() + EPSILON
-    return -learning_rate * first / (1 - BETAS[0] ** float(count)) / scale
 
 
 def symerge(

@@ -261,6 +261,8 @@ def test_the_symerge_like_row_goes_with_perturbations_and_takes_the_last_layer_b
         ("samerging", {"perturbation": "friendly", "average": "swa", "optimizer": "sgd"}),
         ("samerging", {"perturbation": "random-weights", "cached": 3}),
         ("adamerging++", {"perturbation": "ggn-trace", "optimizer": "adamw"}),
+        ("adarank", {"mask_learning_rate": 0.05, "kept": 0.5, "perturbation": "coefficients"}),
+        ("frank_wolfe", {"perturbation": "none"}),
     ],
 )
 def test_a_run_resumed_from_its_file_is_the_straight_run(method, settings, tmp_path):
