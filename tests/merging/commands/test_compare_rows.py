@@ -58,9 +58,7 @@ def test_merges_have_ranks_and_references_have_none():
     assert by_label["experts"].told_apart == {"best": True}
     assert by_label["experts"].to_above is None
     assert not any(row.is_near_best for row in rows)
-    alike = (
-        "signs of the 6 examples on which the best differs from the last say 2^-5 at least, 3 of which are above 0.05"
-    )
+    alike = "the best differs from the last on 6 examples, whose signs say 2^-5 at least: above 0.05 / 3"
     assert best.standing == Standing(1, 3, ["average", "ties"], ["a"]), alike
     assert [by_label[name].standing is None for name in ("experts", "pretrained")] == [True, True]
 
