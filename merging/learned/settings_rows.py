@@ -66,7 +66,7 @@ class ProDistillSettings(LearnedSettings):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EntrySettings(ProDistillSettings):
     """Settings of ProDistill as it is published: a coefficient per entry, the released code's start, batch and rate."""
 
