@@ -29,6 +29,7 @@ WHOLE: Mapping[str, Any] = {
     "scale": 1.0,
     "init": 1.0,
     "density": 1.0,
+    "outliers": 0.0,
     "drop_rate": 0.0,
     "agreement": 1,
     "steps": 1,

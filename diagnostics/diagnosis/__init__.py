@@ -5,7 +5,7 @@ from diagnostics.diagnosis.changes import Changes, Trial, measured, split_of
 from diagnostics.diagnosis.coefficients import CoefficientMap, coefficient_map
 from diagnostics.diagnosis.layers import LayerGroup, layer_groups
 from diagnostics.diagnosis.result import Diagnosis, LayerChange, ScaleChange
-from diagnostics.diagnosis.verdicts import HURT, NEUTRAL, SERVED, TaskVerdict, holm, sign_test, verdicts
+from diagnostics.diagnosis.verdicts import HURT, NEUTRAL, SERVED, TaskVerdict, sign_test, verdicts
 
 __all__ = [
     "HURT",
@@ -22,7 +22,6 @@ __all__ = [
     "TaskVerdict",
     "Trial",
     "coefficient_map",
-    "holm",
     "layer_groups",
     "measured",
     "sign_test",

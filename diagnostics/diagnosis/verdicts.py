@@ -56,7 +56,7 @@ def verdicts(
         level: probability that any word but ``neutral`` is wrong (family-wise, Holm 1979; each test McNemar's, exact).
     """
     counts = [(int((m & ~p).sum()), int((p & ~m).sum())) for p, m in zip(pretrained, merged, strict=True)]
-    p_values = holm([sign_test(won, lost) for won, lost in counts])
+    p_values = paired.holm([sign_test(won, lost) for won, lost in counts])
     rows = zip(names, pretrained, experts, merged, counts, p_values, strict=True)
     return tuple(
         TaskVerdict(
@@ -88,15 +88,3 @@ def sign_test(won: int, lost: int) -> float:
         term = term * (count - k + 1) // k
         tail += term
     return min(1.0, 2 * tail / (1 << count))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values: rejecting those at or below a level errs at all with at most its probability.
-
-    The i-th smallest of T, i = 0.., is multiplied by T - i and is no less than the smaller ones' (Holm 1979).
-    """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, least = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        least = adjusted[index] = max(least, min(1.0, (len(order) - rank) * p_values[index]))
-    return adjusted

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from bounds.certificates import Count, choose_constants, held_out, pooled, weighted_mean
 from bounds.types import Bound
-from diagnostics.diagnosis import holm
 from diagnostics.figures.notation import in_unicode
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
@@ -36,6 +35,7 @@ from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging.commands import plain
+from merging.commands.paired import holm
 from merging.methods import METHODS, POST_PROCESSINGS
 
 if TYPE_CHECKING:

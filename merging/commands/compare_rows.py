@@ -15,6 +15,7 @@ from merging.commands import paired
 from merging.commands.evaluation import mean
 from merging.commands.measure import REFERENCES, Measurement, Spec
 from merging.commands.packed import unpack
+from merging.commands.ranks import Standing, standings
 from merging.methods import METHODS
 
 Found: TypeAlias = Mapping[str, tuple[Spec, Sequence[Measurement]]]
@@ -39,7 +40,8 @@ class Row:
     ``sampled``: the same with the error over seeds and test examples. ``kl`` and ``cross_entropy`` in nats, means over
     tasks. Merges have a ``rank``, 1 the best mean. ``to_best`` and ``to_above``: mean accuracy (in 0..1) less that of
     the best merge, and of the merge one rank above, with paired errors (:mod:`merging.commands.paired`);
-    ``told_apart``: whether these are two standard errors or more. ``gain``: (row − pretrained) / (experts −
+    ``told_apart``: whether these are two standard errors or more. ``standing``: what all pairs of merges together say
+    of the rank (:mod:`merging.commands.ranks`). ``gain``: (row − pretrained) / (experts −
     pretrained). The rest are means over seeds of the fields of :class:`~merging.commands.measure.Measurement`.
     """
 
@@ -58,6 +60,7 @@ class Row:
     to_best: Estimate | None = None
     to_above: Estimate | None = None
     told_apart: Mapping[str, bool] = field(default_factory=dict)
+    standing: Standing | None = None
     kl: OverSeeds | None = None
     cross_entropy: OverSeeds | None = None
     distance: float | None = None
@@ -101,7 +104,8 @@ def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -
         reason = next(row.reason for row in reversed(rows.values()) if row.reason)
         refuse("methods", expected="one that runs on the suite", got=reason, cure="choose other methods")
     correct = {row.label: values_of(found[row.label][1]) for row in done}
-    compared = [_compared(row, merges, correct) for row in done]
+    standing = standings({label: correct[label] for label in merges})
+    compared = [replace(_compared(row, merges, correct), standing=standing.get(row.label)) for row in done]
     last = [row for row in rows.values() if row.reason]
     plain = {row.label: published.get(row.method) for row in compared if not row.then}
     return [*(replace(row, published_gain=plain.get(row.label)) for row in compared), *last]

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bounds.types import Estimate
 from merging.commands.compare_rows import OverSeeds, Row
+from merging.commands.ranks import LEVEL, counted
 from merging.commands.terminal import plain
 from merging.plain import to_plain
 from merging.suites import Suite, published
@@ -23,7 +24,9 @@ NEAR = "≈"
 READING = (
     f"#: rank of the merges by mean. {NEAR}: less than two standard errors, so the test examples do not tell the two "
     "apart. ± after mean, KL and cross-entropy: standard error over seeds. ± after gain and differences: standard "
-    "error over test examples, which are paired, and over seeds where there are several."
+    "error over test examples, which are paired, and over seeds where there are several. ranks: those that a merge may "
+    "have; letters: merges that share one are not told apart. Both look at all pairs of merges together: that any pair "
+    f"is told apart wrongly, or any true rank left out, has probability {LEVEL:.0%} at most (Holm)."
 )
 UNITS = (
     "mean: test accuracy in %, mean over tasks; gain: (mean − pretrained) / (experts − pretrained); to best, to # "
@@ -108,11 +111,14 @@ class Shown:
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Return title, header and lines of each table."""
         names = [task.name for task in self.suite.tasks]
-        first = [[_rank(r), r.label, _seeds(r), *(c.cell(r) for c in self.ranking.values())] for r in self.done]
+        first = [
+            [_rank(r), r.label, _seeds(r), *(c.cell(r) for c in self.ranking.values()), _ranks(r), _letters(r)]
+            for r in self.done
+        ]
         costs = [[row.label, *(column.cell(row) for column in COSTS.values())] for row in self.done]
         tasks = [[row.label, *(f"{100 * a:.1f}" for a in row.accuracy)] for row in self.done]
         return [
-            (f"merges of {self.suite.name}", ["#", "method", "seeds", *self.ranking], first),
+            (f"merges of {self.suite.name}", ["#", "method", "seeds", *self.ranking, "ranks", "letters"], first),
             (f"distances and costs on {self.suite.name}", ["method", *COSTS], costs),
             (f"test accuracy (%) on {self.suite.name}", ["method", *names], tasks),
         ]
@@ -121,7 +127,8 @@ class Shown:
         """Return what is to be read with the tables: which rows may be as good as the best, units, what did not run."""
         best = next(row for row in self.rows if row.is_best)
         near = ", ".join(row.label for row in self.rows if row.is_near_best) or "none"
-        lines = [f"Not told apart from the best merge, {best.label}: {near}.", READING, f"{UNITS}."]
+        lines = [f"Not told apart from the best merge, {best.label}: {near}."]
+        lines += [counted({row.label: row.standing for row in self.rows if row.standing}), READING, f"{UNITS}."]
         seeds = max(len(row.seeds) for row in self.done)
         lines += [ONE_SEED] * (seeds == 1) + [FEW_SEEDS] * (1 < seeds < 5)
         if self.published:
@@ -144,7 +151,8 @@ class Shown:
 
     def _line(self, row: Row) -> list[tuple[str, str]]:
         """Return the name of each cell of a row, and what it holds; a task may have the name of a figure."""
-        line = [("method", row.label), ("rank", _rank(row)), ("seeds", _seeds(row))]
+        line = [("method", row.label), ("rank", _rank(row)), ("ranks", _ranks(row)), ("letters", _letters(row))]
+        line.append(("seeds", _seeds(row)))
         for name, column in {**self.ranking, **COSTS}.items():
             number, error = column.numbers(row)
             line += [(name, number)] + [(f"{name} ±", error)] * (name in _WITH_ERROR)
@@ -186,6 +194,14 @@ PUBLISHED_NOTE = "published gain: on {}, of the method as its paper ran it; sett
 
 def _rank(row: Row) -> str:
     return "" if row.rank is None else str(row.rank)
+
+
+def _ranks(row: Row) -> str:
+    return "" if row.standing is None else f"{row.standing.best}–{row.standing.worst}"
+
+
+def _letters(row: Row) -> str:
+    return "" if row.standing is None else " ".join(row.standing.letters)
 
 
 def _seeds(row: Row) -> str:

@@ -19,15 +19,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from scipy.optimize import brentq
+from scipy.special import stdtrit
 from torch import Tensor
 
 from bounds.types import Estimate, refuse
 
 Values: TypeAlias = Sequence[Tensor]
 """Per task [S, N_t] in float64: S seeds (1 where nothing is drawn), N_t test examples."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the variance of a mean is made of: of each task's ``examples``, of ``seeds``, and what is in ``both``."""
+
+    examples: Sequence[float]
+    seeds: float
+    both: float
+
+    @property
+    def variance(self) -> float:
+        """The variance of the mean: examples + seeds − both (see the head of this file)."""
+        examples = sum(self.examples)
+        return max(examples, self.seeds, examples + self.seeds - self.both)
 
 
 def estimate(values: Values) -> Estimate:
@@ -39,22 +57,23 @@ def estimate(values: Values) -> Estimate:
         InputError: tasks of another number of seeds.
     """
     _check(values)
-    count = sum(v.shape[1] for v in values)
-    value = sum(float(v.mean()) for v in values) / len(values)
-    error = math.inf if any(v.shape[1] == 1 for v in values) else math.sqrt(_variance(values))
-    return Estimate(value, error, count, "estimated")
+    alone = any(v.shape[1] == 1 for v in values)
+    error = math.inf if alone else math.sqrt(_parts(values).variance)
+    return Estimate(_mean(values), error, sum(v.shape[1] for v in values), "estimated")
 
 
-def _variance(values: Values) -> float:
-    """Return the variance of the mean: examples + seeds − both (see the head of this file)."""
+def _mean(values: Values) -> float:
+    return sum(float(v.mean()) for v in values) / len(values)
+
+
+def _parts(values: Values) -> Parts:
     tasks, seeds = len(values), len(values[0])
-    examples = sum(float(v.mean(dim=0).var()) / v.shape[1] for v in values) / tasks**2
+    examples = [float(v.mean(dim=0).var()) / v.shape[1] / tasks**2 for v in values]
     if seeds == 1:
-        return examples
+        return Parts(examples, 0.0, sum(examples))
     means = torch.stack([v.mean(dim=1) for v in values]).mean(dim=0)
-    over_seeds = float(means.var()) / seeds
     both = sum(_rest(v) / v.numel() for v in values) / tasks**2
-    return max(examples, over_seeds, examples + over_seeds - both)
+    return Parts(examples, float(means.var()) / seeds, both)
 
 
 def _rest(values: Tensor) -> float:
@@ -98,6 +117,52 @@ def gain(row: Values, pretrained: Values, experts: Values) -> Estimate | None:
 def told_apart(found: Estimate) -> bool:
     """Whether a difference is at least two of its standard errors from 0: about one in twenty equal pairs is, too."""
     return found.value != 0 and abs(found.value) >= 2 * found.stderr
+
+
+def p_value(first: Values, second: Values) -> float:
+    """Return a two-sided p-value of equal mean accuracies of two rows, from Student's t of their paired difference.
+
+    The p at which difference² = t²_f(p) · examples + t²_(S−1)(p) · seeds, t the quantile that p/2 lies above (Banerjee
+    1960, Sankhyā 22): the level holds whichever part is the larger, where one t with Satterthwaite's degrees of freedom
+    errs many times too often at small p and few seeds. f is Satterthwaite's number for the tasks' examples alone. No
+    less than 2^(1 − n), n the examples on which the rows differ at all: the least that any test by signs can say of n.
+    1 where the means are equal, or a task has a single example. Estimated.
+
+    Raises:
+        InputError: as :func:`difference`.
+    """
+    values = [a - b for a, b in _matched(first, second)]
+    mean, differing = _mean(values), sum(int((v.mean(dim=0) != 0).sum()) for v in values)
+    if mean == 0 or any(v.shape[1] == 1 for v in values):
+        return 1.0
+    parts, least = _parts(values), 2.0 ** (1 - differing)
+    examples = sum(parts.examples)
+    if examples == 0:
+        return max(least, _tail(mean**2, ((parts.seeds, len(values[0]) - 1),)))
+    spread = sum(part**2 / (v.shape[1] - 1) for part, v in zip(parts.examples, values, strict=True))
+    return max(least, _tail(mean**2, ((examples, examples**2 / spread), (parts.seeds, len(values[0]) - 1))))
+
+
+def _tail(square: float, parts: Sequence[tuple[float, float]]) -> float:
+    """Return p with Σ t²_f(p) · variance = ``square`` over parts (variance, degrees of freedom f); 0 below 10^-15."""
+    parts = [(variance, freedom) for variance, freedom in parts if variance > 0]
+
+    def excess(exponent: float) -> float:
+        return sum(v * float(stdtrit(f, 10**exponent / 2)) ** 2 for v, f in parts) - square
+
+    return 0.0 if excess(-15) < 0 else 10 ** float(brentq(excess, -15, 0, xtol=1e-12))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values: rejecting those at or below a level errs at all with at most its probability.
+
+    The i-th smallest of T, i = 0.., is multiplied by T - i and is no less than the smaller ones' (Holm 1979).
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        least = adjusted[index] = max(least, min(1.0, (len(order) - rank) * p_values[index]))
+    return adjusted
 
 
 def _matched(first: Values, second: Values) -> list[tuple[Tensor, Tensor]]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from bounds.types import Forward, Inputs, Params, leaves, refuse, take
-from merging.learned.loop import init, learned, update
+from merging.learned.combination import BY_BLOCK
+from merging.learned.loop import first, init, learned, update
 from merging.learned.problem import Problem, prepare
 from merging.learned.settings_rows import ProDistillSettings
 from merging.params import OUTSIDE, partition
@@ -83,31 +85,31 @@ def prodistill(
 ) -> Merge:
     """Distil layer after layer, each with its own optimiser: min over λ^l of the mean ‖h_l(merge) - h_l(expert t)‖².
 
-    The merged layer is fed by the merged layers before it, the expert's by the expert's (as in the published code).
-    Tensors outside the layers keep the initial coefficient (there: a fixed one). Difference from the paper: one
-    coefficient per tensor (or layer) and task, where it learns one per entry. Source: Xu et al. 2025, arXiv 2502.12706.
+    The merged layer is fed by the merged layers before it, the expert's by the expert's. Tensors outside the layers
+    keep the initial coefficient. With the granularity ``entry`` λ^l has one number per entry of each task vector, and
+    the merge carries no coefficients. Source: Xu et al. 2025, arXiv 2502.12706, and its released code.
     """
     layers = find_layers(task_vectors.base)
     problem = prepare(task_vectors, tasks, settings)
-    coefficients = init(problem).coefficients.detach().clone()
     columns = {block: column for column, block in enumerate(problem.blocks)}
+    coefficients = torch.full((len(task_vectors), len(columns)), first(problem), dtype=task_vectors.dtype)
+    params = merged(task_vectors, coefficients, problem.blocks)
     history: dict[str, list[float]] = {}
     steps = iter(progress(range(len(layers) * settings.steps), "learning layer by layer"))
     for names in layers.values():
-        part = _stage(problem, names, merged(task_vectors, coefficients, problem.blocks))
+        part = _stage(problem, names, params)
         state = init(part)
         for _ in range(settings.steps):
             next(steps)
             update(part, state)
-        coefficients[:, [columns[block] for block in part.blocks]] = learned(state)
+        params |= part.combination.merged(part.task_vectors, learned(state), part.blocks, {})
+        if part.combination is BY_BLOCK:
+            coefficients[:, [columns[block] for block in part.blocks]] = learned(state)
         _append(history, state.history)
     next(steps, None)
-    return Merge(
-        params=merged(task_vectors, coefficients, problem.blocks),
-        coefficients=coefficients,
-        blocks=problem.blocks,
-        history=history,
-    )
+    if problem.combination is BY_BLOCK:
+        return Merge(params=params, coefficients=coefficients, blocks=problem.blocks, history=history)
+    return Merge(params=params, history=history)
 
 
 def _append(history: dict[str, list[float]], more: Mapping[str, list[float]]) -> None:

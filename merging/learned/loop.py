@@ -38,12 +38,16 @@ class State:
         return len(self.history["loss"])
 
 
+def first(problem: Problem) -> float:
+    """Value of every coefficient before the first step: ``settings.init``, by default 1/T."""
+    return 1 / len(problem.task_vectors) if problem.settings.init is None else problem.settings.init
+
+
 def init(problem: Problem) -> State:
-    """Return the state before the first step: every coefficient at ``settings.init``."""
-    settings, tasks = problem.settings, len(problem.task_vectors)
-    value = 1 / tasks if settings.init is None else settings.init
-    shape, dtype = (tasks, len(problem.blocks)), problem.task_vectors.dtype
-    coefficients = torch.full(shape, value, dtype=dtype, requires_grad=True)
+    """Return the state before the first step."""
+    settings, vectors = problem.settings, problem.task_vectors
+    shape = len(vectors), problem.combination.count(vectors, problem.blocks)
+    coefficients = torch.full(shape, first(problem), dtype=vectors.dtype, requires_grad=True)
     optimizer = OPTIMIZERS[settings.optimizer](coefficients, settings.learning_rate, settings.weight_decay)
     return State(
         coefficients=coefficients, optimizer=optimizer, generator=torch.Generator().manual_seed(settings.seed + 1)

@@ -13,12 +13,13 @@ from torch import Tensor
 from bounds.types import Blocks, Forward, Inputs, refuse, take
 from merging.draws import chosen_positions
 from merging.execution import Execution
+from merging.learned.combination import BY_BLOCK, BY_ENTRY, Combination
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
 from merging.learned.settings import LearnedSettings
 from merging.params import partition
 from merging.task import Task, check_tasks, score_task
-from merging.task_vectors import TaskVectors, contract, merged
+from merging.task_vectors import TaskVectors
 from merging.task_vectors.storage import on_disk
 
 LARGE = 2**26
@@ -29,8 +30,8 @@ LARGE = 2**26
 class Problem:
     """Task vectors, blocks, and each task's inputs and teacher scores (those of this process's tasks).
 
-    ``chosen[t]`` are the positions of the k examples in task t's calibration split. ``theta`` is room for merged
-    weights: every pass overwrites it, nothing else reads it.
+    ``combination`` says how coefficients make weights. ``chosen[t]`` are the positions of the k examples in task t's
+    calibration split. ``theta`` is room for merged weights: every pass overwrites it, nothing else reads it.
     """
 
     task_vectors: TaskVectors
@@ -41,6 +42,7 @@ class Problem:
     objective: Objective
     perturbation: Perturbation
     settings: LearnedSettings
+    combination: Combination = BY_BLOCK
     execution: Execution = field(default_factory=Execution)
     chosen: Sequence[Tensor] = ()
     theta: dict[str, Tensor] = field(default_factory=dict)
@@ -72,9 +74,11 @@ def prepare(
         with execution.passes():
             scores = score_task(task, expert, inputs[-1], "calibration", "expert").to(task_vectors.dtype)
         teacher_scores.append(on_disk(scores, _folder(execution)) if scores.nbytes > LARGE else scores)
+    entries = settings.granularity == "entry"
     return Problem(
         task_vectors=task_vectors,
-        blocks=partition(task_vectors.base, settings.granularity),
+        blocks=partition(task_vectors.base, "tensor" if entries else settings.granularity),
+        combination=BY_ENTRY if entries else BY_BLOCK,
         forwards=[task.forward for task in tasks],
         inputs=inputs,
         teacher_scores=teacher_scores,
@@ -125,13 +129,15 @@ def evaluate(
 
     def local() -> Tensor:
         """Losses [T] and ∇_λ [T, L] of this process's tasks, as one row of numbers."""
-        theta = merged(problem.task_vectors, at.to(problem.execution.device), problem.blocks, out=problem.theta)
+        placed = at.to(problem.execution.device)
+        theta = problem.combination.merged(problem.task_vectors, placed, problem.blocks, problem.theta)
         if shift.weights is not None:
             for name, value in shift.weights.items():
                 theta[name].add_(value.to(theta[name].device))
         losses, gradient = _backward(problem, theta, batch)
         weights.update(gradient)
-        return torch.cat([losses, contract(problem.task_vectors, gradient, problem.blocks).flatten()])
+        slope = problem.combination.contract(problem.task_vectors, gradient, problem.blocks)
+        return torch.cat([losses, slope.flatten()])
 
     processes = problem.execution.processes
     numbers = processes.total(local).to(at.device)

@@ -18,6 +18,7 @@ from merging.learned.rank_masks import adarank
 from merging.learned.settings import LearnedSettings
 from merging.learned.settings_rows import (
     AdaMergingSettings,
+    EntrySettings,
     FrankWolfeSettings,
     ProDistillSettings,
     RankSettings,
@@ -72,6 +73,20 @@ def _trimmed(
 ENTROPY = "an expert is not a stationary point of the entropy of its own scores"
 HARD = "an expert is not a stationary point of the cross-entropy to its own most likely classes"
 NO_LAYERS = "the world of the laws is a function of two tensors without modules, which this row needs"
+LAYERS: Mapping[str, str] = dict.fromkeys(
+    (
+        "one task",
+        "equal experts",
+        "zero task vectors",
+        "order",
+        "deterministic",
+        "saved whole",
+        "half precision",
+        "sees only its needs",
+    ),
+    NO_LAYERS,
+)
+"""Laws that ProDistill breaks; in a world with layers they hold (its own tests)."""
 
 ROWS: Mapping[str, Method] = {
     "samerging": Method(
@@ -116,19 +131,16 @@ ROWS: Mapping[str, Method] = {
         needs=CALIBRATION,
         cost="layers x steps x T batches through the layers up to it (about half a network)",
         network="a network of torch modules with layers",
-        breaks=dict.fromkeys(
-            (
-                "one task",
-                "equal experts",
-                "zero task vectors",
-                "order",
-                "deterministic",
-                "saved whole",
-                "half precision",
-                "sees only its needs",
-            ),
-            NO_LAYERS,
-        ),
+        breaks=LAYERS,
+    ),
+    "prodistill_entry": Method(
+        build=prodistill,
+        settings=EntrySettings,
+        paper="ProDistill, one coefficient per entry: Xu et al. 2025, arXiv 2502.12706",
+        needs=CALIBRATION,
+        cost="layers x steps x T batches through the layers up to it; of one layer, 3 numbers per entry and task",
+        network="a network of torch modules with layers",
+        breaks=LAYERS,
     ),
     "symerge": Method(
         build=symerge,

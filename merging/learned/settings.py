@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from bounds.types import meant, refuse
 from merging.learned.objectives import OBJECTIVES
@@ -18,6 +18,8 @@ from merging.params import Granularity
 class LearnedSettings:
     """Settings of a merge whose coefficients are learned."""
 
+    GRANULARITIES: ClassVar[tuple[str, ...]] = get_args(Granularity)
+    """Values of granularity that the row knows."""
     objective: str = "kl"
     """What is minimised on the expert's scores: kl, reverse-kl, jensen-shannon, cross-entropy (to the expert's most
     likely class), squared (on scores) or entropy (of the merge, AdaMerging)."""
@@ -70,7 +72,7 @@ class LearnedSettings:
             ("perturbation", PERTURBATIONS),
             ("optimizer", OPTIMIZERS),
             ("average", ("none", *AVERAGES)),
-            ("granularity", get_args(Granularity)),
+            ("granularity", self.GRANULARITIES),
             ("reduction", ("mean", "sum")),
         )
         for name, table in rows:

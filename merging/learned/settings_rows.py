@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from bounds.types import refuse
 from merging.learned.settings import LearnedSettings
@@ -42,25 +43,39 @@ class TrimmedSettings(AdaMergingSettings):
 class ProDistillSettings(LearnedSettings):
     """Settings of layer-by-layer distillation; steps are per layer."""
 
+    GRANULARITIES: ClassVar[tuple[str, ...]] = ("entry", "tensor", "block")
     objective: str = "squared"
     perturbation: str = "none"
+    granularity: Literal["entry", "tensor", "block"] = "tensor"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """One coefficient per task and ... entry of a task vector (as published), tensor or block (a layer)."""
     steps: int = 30
     """Optimiser steps of each layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, wanted in (("objective", ("squared",)), ("granularity", ("tensor", "block"))):
-            if getattr(self, name) not in wanted:
-                refuse(
-                    f"{name} of layer-by-layer distillation",
-                    expected=" or ".join(wanted),
-                    got=repr(getattr(self, name)),
-                    cure="layers are distilled one after the other, on their outputs",
-                )
+        if self.objective != "squared":
+            refuse(
+                "objective of layer-by-layer distillation",
+                expected="squared",
+                got=repr(self.objective),
+                cure="layers are distilled one after the other, on their outputs",
+            )
         if self.perturbation == "ggn-trace":
             refuse(
                 "perturbation", expected="a row without scores", got="ggn-trace", cure="layers have outputs, not scores"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrySettings(ProDistillSettings):
+    """Settings of ProDistill as it is published: a coefficient per entry, the released code's start, batch and rate."""
+
+    granularity: Literal["entry", "tensor", "block"] = "entry"
+    init: float | None = 0.3
+    batch: int = 16
+    learning_rate: float = 1e-2
+    steps: int = 100
+    """Optimiser steps of each layer."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from diagnostics.diagnosis import (
     Candidate,
     Trial,
     coefficient_map,
-    holm,
     layer_groups,
     sign_test,
     verdicts,
@@ -38,6 +37,7 @@ from diagnostics.workspace import Workspace
 from merging import TaskVectors, load_suite, merge
 from merging.artifact import load, save
 from merging.commands.merge import main as merging
+from merging.commands.paired import holm
 from merging.editing import Edit, edited
 from merging.params import partition
 from merging.suites import Suite, toy
@@ -97,22 +97,6 @@ def test_the_sign_test_is_the_sum_over_all_outcomes():
         assert sign_test(won, lost) == pytest.approx(binomtest(won, won + lost).pvalue, rel=1e-9)
     with pytest.raises(InputError, match="discordant"):
         sign_test(-1, 2)
-
-
-def test_holm_rejects_step_by_step():
-    """Against the rule as it is written: compare the i-th smallest with level / (T - i), stop at the first above."""
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(300):
-        p = (torch.rand(5, generator=generator) ** 4).tolist()
-        rejected, level = set(), 0.05
-        for rank, index in enumerate(sorted(range(5), key=p.__getitem__)):
-            if p[index] > level / (5 - rank):
-                break
-            rejected.add(index)
-        assert {i for i, value in enumerate(holm(p)) if value <= level} == rejected
-    assert holm([0.01, 0.5, 0.02]) == pytest.approx([0.03, 0.5, 0.04])
-    assert holm([0.04, 0.04]) == [0.08, 0.08]
-    assert holm([]) == []
 
 
 def test_the_words_err_at_most_at_the_level_and_without_the_correction_they_do_not():

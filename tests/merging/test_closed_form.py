@@ -291,7 +291,7 @@ def test_slerp_interpolates_weights_not_task_vectors_and_takes_two():
 # Scale
 
 
-SUMS = ("task_arithmetic", "magnitude", "dare_linear", "consensus")
+SUMS = ("task_arithmetic", "magnitude", "dare_linear", "consensus", "breadcrumbs")
 SCALED = [name for name, row in METHODS.items() if issubclass(row.settings, ScaleSettings)]
 
 

@@ -219,7 +219,7 @@ def test_every_row_is_left_an_expert_out_but_those_that_cannot_be(suite):
             found = edited(whole, suite, Edit(without=("task2",)))
             assert any(not torch.equal(found.merged[k], v) for k, v in whole.merged.items()), method
             refused.remove(method)
-    assert refused == {"slerp", "prodistill", "adamerging++", "symerge", "adarank"}
+    assert refused == {"slerp", "prodistill", "prodistill_entry", "adamerging++", "symerge", "adarank"}
 
 
 def test_candidates_multiply_and_what_is_not_known_stays_so(suite):

@@ -9,6 +9,7 @@ from bounds.types import InputError
 from merging.commands.compare_rows import ranked
 from merging.commands.measure import Measurement, Spec
 from merging.commands.packed import pack
+from merging.commands.ranks import Standing
 
 BITS = {
     "pretrained": ["1000000000", "0000000000"],
@@ -57,6 +58,9 @@ def test_merges_have_ranks_and_references_have_none():
     assert by_label["experts"].told_apart == {"best": True}
     assert by_label["experts"].to_above is None
     assert not any(row.is_near_best for row in rows)
+    alike = "the best differs from the last on 6 examples, whose signs say 2^-5 at least: above 0.05 / 3"
+    assert best.standing == Standing(1, 3, ["average", "ties"], ["a"]), alike
+    assert [by_label[name].standing is None for name in ("experts", "pretrained")] == [True, True]
 
 
 def test_gains_lie_between_the_references():

@@ -12,6 +12,7 @@ from rich.console import Console
 from bounds.types import Estimate
 from merging.commands.compare_rows import OverSeeds, Row
 from merging.commands.compare_table import FEW_SEEDS, ONE_SEED, Shown
+from merging.commands.ranks import Standing
 from merging.suites import toy
 
 BEST = Row(
@@ -26,6 +27,7 @@ BEST = Row(
     sampled=Estimate(0.8, 0.02, 144, "estimated"),
     gain=Estimate(0.75, 0.05, 144, "estimated"),
     published_gain=0.5,
+    standing=Standing(1, 2, ["average"], ["a"]),
     kl=OverSeeds(0.5, 0.01),
     cross_entropy=OverSeeds(1.0, 0.02),
     distance=2.0,
@@ -44,10 +46,26 @@ NEAR = replace(
     to_best=Estimate(-0.01, 0.008, 144, "estimated"),
     to_above=Estimate(-0.01, 0.008, 144, "estimated"),
     told_apart={"best": False, "above": False},
+    standing=Standing(1, 3, ["fisher", "ties"], ["a", "b"]),
 )
-FAR = replace(NEAR, label="ties", rank=3, to_best=Estimate(-0.1, 0.02), told_apart={"best": True, "above": False})
+FAR = replace(
+    NEAR,
+    label="ties",
+    rank=3,
+    to_best=Estimate(-0.1, 0.02),
+    told_apart={"best": True, "above": False},
+    standing=Standing(2, 3, ["average"], ["b"]),
+)
 FAILED = Row(label="slerp", method="slerp", settings={}, reason="two experts|more")
-PRETRAINED = replace(NEAR, label="pretrained", method="pretrained", rank=None, to_above=None, told_apart={"best": True})
+PRETRAINED = replace(
+    NEAR,
+    label="pretrained",
+    method="pretrained",
+    rank=None,
+    to_above=None,
+    told_apart={"best": True},
+    standing=None,
+)
 ROWS = (BEST, NEAR, FAR, PRETRAINED, FAILED)
 
 
@@ -62,18 +80,19 @@ def shown(suite, **options):
 
 def test_the_first_table_says_what_ranks_mean(suite):
     (_, header, lines), *_ = shown(suite).tables()
-    assert header == ["#", "method", "seeds", "mean", "gain", "to best", "to # above"]
+    assert header == ["#", "method", "seeds", "mean", "gain", "to best", "to # above", "ranks", "letters"]
     assert lines == [
-        ["1", "fisher", "2", "80.0 ± 1.2", "0.75 ± 0.05", "best", ""],
-        ["2", "average", "", "79.0", "0.75 ± 0.05", "-1.0 ± 0.8 ≈", "-1.0 ± 0.8 ≈"],
-        ["3", "ties", "", "79.0", "0.75 ± 0.05", "-10.0 ± 2.0", "-1.0 ± 0.8 ≈"],
-        ["", "pretrained", "", "79.0", "0.75 ± 0.05", "-1.0 ± 0.8", ""],
+        ["1", "fisher", "2", "80.0 ± 1.2", "0.75 ± 0.05", "best", "", "1–2", "a"],
+        ["2", "average", "", "79.0", "0.75 ± 0.05", "-1.0 ± 0.8 ≈", "-1.0 ± 0.8 ≈", "1–3", "a b"],
+        ["3", "ties", "", "79.0", "0.75 ± 0.05", "-10.0 ± 2.0", "-1.0 ± 0.8 ≈", "2–3", "b"],
+        ["", "pretrained", "", "79.0", "0.75 ± 0.05", "-1.0 ± 0.8", "", "", ""],
     ]
 
 
 def test_the_notes_name_the_rows_that_may_be_as_good(suite):
-    first, *rest = shown(suite).notes()
+    first, second, *rest = shown(suite).notes()
     assert first == "Not told apart from the best merge, fisher: average."
+    assert second == "Of all 3 pairs of merges together 1 are told apart. May have the best mean: fisher, average."
     assert FEW_SEEDS in rest
     assert rest[-1] == "slerp did not run: two experts|more"
     many, one = (replace(BEST, seeds=tuple(range(count))) for count in (5, 1))
@@ -85,6 +104,8 @@ def test_the_notes_name_the_rows_that_may_be_as_good(suite):
 def test_csv_has_every_number_in_a_cell_of_its_own(suite):
     best, near, far, pretrained, failed = csv.DictReader(io.StringIO(shown(suite).csv()))
     assert (best["mean"], best["mean ±"], best["mean ± with test examples"]) == ("80.0", "1.2", "2.0")
+    assert (near["ranks"], near["letters"]) == ("1–3", "a b")
+    assert (pretrained["ranks"], failed["letters"]) == ("", "")
     assert (best["KL"], best["KL ±"]) == ("0.500", "0.010")
     assert (best["to best"], best["to best told apart"]) == ("", "")
     assert (near["to best"], near["to best ±"], near["to best told apart"]) == ("-1.0", "0.8", "no")
@@ -103,7 +124,7 @@ def test_a_task_may_have_the_name_of_a_figure(suite):
 
 def test_markdown_and_terminal_have_the_marks(suite):
     text = shown(suite).markdown()
-    assert "| 2 | average |  | 79.0 | 0.75 ± 0.05 | -1.0 ± 0.8 ≈ | -1.0 ± 0.8 ≈ |\n" in text
+    assert "| 2 | average |  | 79.0 | 0.75 ± 0.05 | -1.0 ± 0.8 ≈ | -1.0 ± 0.8 ≈ | 1–3 | a b |\n" in text
     assert "| ---: | --- | ---: |" in text
     assert "two experts\\|more" in text
     output = Console(width=120, file=io.StringIO())
@@ -129,12 +150,13 @@ def test_json_has_errors_and_null_where_there_is_none(suite):
     assert near["to_best"] == {"value": -0.01, "stderr": 0.008, "n": 144, "status": "estimated"}
     assert near["told_apart"] == {"best": False, "above": False}
     assert near["sampled"]["stderr"] is None
+    assert near["standing"] == {"best": 1, "worst": 3, "alike": ["fisher", "ties"], "letters": ["a", "b"]}
     assert failed["mean"] is None
 
 
 def test_published_gains_stand_beside_when_asked(suite):
     (_, header, lines), *_ = shown(suite, published="clip-ta8:ViT-B-32").tables()
-    assert header[-1] == "published gain"
-    assert [line[-1] for line in lines] == ["0.50", "", "", ""]
+    place = header.index("published gain")
+    assert [line[place] for line in lines] == ["0.50", "", "", ""]
     assert "FusionBench" in " ".join(shown(suite, published="clip-ta8:ViT-B-32").notes())
     assert "published" not in shown(suite).markdown()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from bounds.types import Estimate, InputError
 from merging.commands import paired
@@ -145,6 +146,94 @@ def test_the_gain_of_the_references_is_exact_and_without_room_there_is_none():
 )
 def test_told_apart_from_two_standard_errors_on(value, error, apart):
     assert paired.told_apart(Estimate(value, error)) is apart
+
+
+@pytest.mark.parametrize("shape", [(40,), (30, 12)])
+def test_the_p_value_of_one_seed_is_students(shape):
+    """Of one task the paired t-test; of two the statistic with Satterthwaite's degrees of freedom, as Welch's test."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = ([(torch.rand(1, n, generator=generator) < p).double() for n in shape] for p in (0.8, 0.5))
+    found = paired.p_value(first, second)
+    gaps = [(a - b)[0].numpy() for a, b in zip(first, second, strict=True)]
+    if len(shape) == 1:
+        expected = stats.ttest_rel(first[0][0], second[0][0]).pvalue
+    else:
+        expected = stats.ttest_ind(gaps[0], -gaps[1], equal_var=False).pvalue  # the sum of means is 0
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert paired.p_value(second, first) == found
+
+
+def test_the_p_value_is_no_less_than_signs_can_say():
+    right, wrong = torch.ones(1, 6).double(), torch.zeros(1, 6).double()
+    assert paired.p_value([right], [wrong]) == 2**-5
+    half = torch.tensor([[1.0, 1, 1, 0, 0, 0]]).double()
+    assert paired.p_value([half], [wrong]) == 2**-2, "Student's t is 2.24 and would say 0.076"
+    assert paired.p_value([right], [right]) == 1.0
+    assert paired.p_value([right[:, :1]], [wrong[:, :1]]) == 1.0
+    balanced = torch.tensor([[0.0, 0, 0, 1, 1, 1]]).double()
+    assert paired.p_value([half], [balanced]) == 1.0
+
+
+NULLS = {
+    "one seed": {**WORLDS["one seed"], "shift": 0.0, "paired_seeds": True},
+    "two seeds that vary": {"seeds": 2, "sizes": (150, 80), "shift": 0.0, "paired_seeds": False, "seed_noise": 0.5},
+    "three seeds that vary": {"seeds": 3, "sizes": (150, 80), "shift": 0.0, "paired_seeds": False, "seed_noise": 0.5},
+    "five seeds of both": {"seeds": 5, "sizes": (60, 40), "shift": 0.0, "paired_seeds": True, "seed_noise": 0.3},
+}
+
+
+def rejected(world, p_of):
+    """Share of simulations of two rows of equal accuracy that a test at 5 % tells apart.
+
+    Where one row alone has seeds, its threshold is moved so that both are right equally often.
+    """
+    generator, count, options = torch.Generator().manual_seed(4), 0, dict(NULLS[world])
+    if not options["paired_seeds"]:
+        options["sizes"] = options["sizes"][:1]  # of level 0: both rows are right in half of the cases
+    for _ in range(REPEATS):
+        first, second, truth = draw(generator, **options)
+        assert abs(truth) < 1e-12
+        count += p_of(first, second) <= 0.05
+    return count / REPEATS
+
+
+@pytest.mark.parametrize("world", NULLS)
+def test_equal_rows_are_told_apart_no_more_often_than_the_level(world):
+    assert rejected(world, paired.p_value) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / REPEATS)
+
+
+def normal_p(first, second):
+    found = paired.difference(first, second)
+    return 2 * (1 - normal(abs(found.value) / found.stderr)) if found.stderr else 1.0
+
+
+def one_t(first, second):
+    """One t with Satterthwaite's degrees of freedom, as Welch's test has it."""
+    gap = first[0] - second[0]
+    examples, seeds = float(gap.mean(dim=0).var()) / gap.shape[1], float(gap.mean(dim=1).var()) / len(gap)
+    freedom = (examples + seeds) ** 2 / (examples**2 / (gap.shape[1] - 1) + seeds**2 / (len(gap) - 1))
+    return 2 * stats.t.sf(abs(float(gap.mean())) / math.sqrt(examples + seeds), freedom)
+
+
+@pytest.mark.parametrize("wrong", [normal_p, one_t])
+def test_with_a_normal_or_one_t_they_are(wrong):
+    assert rejected("two seeds that vary", wrong) > 0.09
+
+
+def test_holm_rejects_step_by_step():
+    """Against the rule as it is written: compare the i-th smallest with level / (T - i), stop at the first above."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        p = (torch.rand(5, generator=generator) ** 4).tolist()
+        rejected, level = set(), 0.05
+        for rank, index in enumerate(sorted(range(5), key=p.__getitem__)):
+            if p[index] > level / (5 - rank):
+                break
+            rejected.add(index)
+        assert {i for i, value in enumerate(paired.holm(p)) if value <= level} == rejected
+    assert paired.holm([0.01, 0.5, 0.02]) == pytest.approx([0.03, 0.5, 0.04])
+    assert paired.holm([0.04, 0.04]) == [0.08, 0.08]
+    assert paired.holm([]) == []
 
 
 @pytest.mark.parametrize(

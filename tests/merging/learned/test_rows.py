@@ -14,7 +14,8 @@ from merging.execution import Execution
 from merging.learned.layerwise import find_layers, layer_output
 from merging.learned.trimming import trimmed
 from merging.params import partition
-from merging.suites import toy
+from merging.suites import Suite, toy
+from tests.laws import LAWS, WHOLE
 
 
 class Network(nn.Module):
@@ -33,21 +34,20 @@ class Network(nn.Module):
         return self.last(hidden)
 
 
-def layered(tasks=2, move=("layers",), network: type[nn.Module] = Network):
+def layered(tasks=2, move=("layers",), network: type[nn.Module] = Network, dtype=torch.float64):
     """Experts that differ from the base in the tensors whose names start with one of ``move``."""
     generator = torch.Generator().manual_seed(0)
-    forward, base = functional(network().double())
+    forward, base = functional(network().to(dtype))
 
     def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=dtype)
 
     deltas = [{n: draw(*v.shape) * (0.6 if n.startswith(move) else 0.0) for n, v in base.items()} for _ in range(tasks)]
     names = [f"task{t}" for t in range(tasks)]
-    split = Sample(draw(12, 4), torch.arange(12) % 3)
-    made = [
-        Task(n, forward, ["a", "b", "c"], train=split, calibration=Sample(draw(12, 4)), validation=split, test=split)
-        for n in names
-    ]
+    made = []
+    for name in names:
+        splits = {split: Sample(draw(12, 4), torch.arange(12) % 3) for split in ("train", "validation", "test")}
+        made.append(Task(name, forward, ["a", "b", "c"], calibration=Sample(draw(12, 4)), **splits))
     return TaskVectors(base, deltas, names), made
 
 
@@ -109,6 +109,78 @@ def test_prodistill_minimises_the_layers_squared_error_and_feeds_the_merged_laye
     assert torch.allclose(made.coefficients, coefficients, atol=1e-9)
 
 
+def by_entry(vectors, tasks, settings, slope_of=lambda slope, delta: slope * delta):
+    """Losses and θ of ProDistill with a coefficient per entry, Adam written out; ``slope_of`` makes ∇_λ of ∇_θ."""
+    problem = learned.prepare(vectors, tasks, learned.LearnedSettings(**settings))
+    theta = {n: base + settings["init"] * vectors.stacked[n].sum(dim=0) for n, base in vectors.base.items()}
+    losses, rate = [], settings["learning_rate"]
+    for stage, names in enumerate(find_layers(vectors.base).values()):
+        weights = {n: torch.full_like(vectors.stacked[n], settings["init"]) for n in names}
+        first, second = ({n: torch.zeros_like(w) for n, w in weights.items()} for _ in range(2))
+        for step in range(1, settings["steps"] + 1):
+            loss, leaf = torch.zeros((), dtype=torch.float64), {n: theta[n].clone().requires_grad_() for n in names}
+            for t in range(len(tasks)):
+                pair = (theta | leaf, vectors.expert(t))
+                student, teacher = (output_before_tanh(p, problem.inputs[t], stage) for p in pair)
+                loss = loss + (student - teacher).square().mean() / len(tasks)
+            losses.append(float(loss.detach()))
+            for n, slope in zip(names, torch.autograd.grad(loss, list(leaf.values())), strict=True):
+                for t, delta in enumerate(vectors.stacked[n]):
+                    own = slope_of(slope, delta)
+                    first[n][t] = 0.9 * first[n][t] + 0.1 * own
+                    second[n][t] = 0.999 * second[n][t] + 0.001 * own**2
+                    size = (second[n][t] / (1 - 0.999**step)).sqrt() + 1e-8
+                    weights[n][t] -= rate * first[n][t] / (1 - 0.9**step) / size
+                theta[n] = vectors.base[n] + sum(w * d for w, d in zip(weights[n], vectors.stacked[n], strict=True))
+    return losses, theta
+
+
+def test_prodistill_by_entry_learns_a_number_for_each_entry_of_each_task_vector():
+    vectors, tasks = layered(move=("layers", "stem"))
+    settings: dict[str, Any] = {"examples": 12, "batch": 12, "init": 0.3, "steps": 5, "learning_rate": 0.03}
+    made = merge("prodistill_entry", vectors, tasks, **settings)
+    losses, theta = by_entry(vectors, tasks, settings)
+    assert made.history["loss"] == pytest.approx(losses, rel=1e-9)
+    assert (made.coefficients, made.blocks) == (None, None)
+    for name, value in theta.items():
+        assert torch.allclose(made.merged[name], value, atol=1e-9), name
+    again = merge("prodistill", vectors, tasks, granularity="entry", **settings)
+    assert all(torch.equal(again.merged[name], value) for name, value in made.merged.items())
+
+
+def test_the_gradient_of_an_entrys_coefficient_is_that_of_the_entry_times_the_task_vector():
+    """Adam divides by the gradient's size, so that a wrong factor shows in its sign alone."""
+    vectors, tasks = layered(move=("layers", "stem"))
+    settings: dict[str, Any] = {"examples": 12, "batch": 12, "init": 0.3, "steps": 5, "learning_rate": 0.03}
+    made = merge("prodistill_entry", vectors, tasks, **settings)
+    for wrong in (lambda slope, delta: slope, lambda slope, delta: slope * delta.abs()):
+        losses, _ = by_entry(vectors, tasks, settings, wrong)
+        assert losses != pytest.approx(made.history["loss"], rel=1e-3)
+
+
+def test_prodistill_by_entry_recovers_the_layers_of_one_expert():
+    """A number per entry can give every layer its expert's outputs."""
+    vectors, tasks = layered(tasks=1)
+    made = merge("prodistill_entry", vectors, tasks, examples=12, batch=12, steps=100, learning_rate=0.1)
+    for start in (0, 100):
+        assert made.history["loss"][start + 99] < 1e-2 * made.history["loss"][start]
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law != "refuses"])
+@pytest.mark.parametrize("method", ["prodistill", "prodistill_entry"])
+def test_laws_hold_in_a_world_with_layers(method, law, monkeypatch):
+    """With plain gradient descent: Adam makes a visible step of the rounding that a layer hands to the next."""
+
+    def world(dtype=torch.float64):
+        vectors, tasks = layered(tasks=3, move=("stem", "layers", "last"), dtype=dtype)
+        return Suite("layered", vectors, tasks)
+
+    monkeypatch.setattr("tests.laws.world", world)
+    monkeypatch.setattr("tests.laws.WHOLE", {**WHOLE, "optimizer": "sgd"})
+    monkeypatch.setattr("tests.laws.DRAWN", {"perturbation": ("random", "random-weights")})  # layers have no scores
+    LAWS[law](method)
+
+
 def output_before_tanh(params, x, layer):
     hidden = F.linear(x, params["stem.weight"], params["stem.bias"])
     for i in range(layer + 1):
@@ -150,7 +222,7 @@ def test_prodistill_refuses_what_it_cannot_find_layers_in():
     vectors, tasks = layered()
     refused: list[tuple[dict[str, Any], str]] = [
         ({"objective": "kl"}, "objective of layer-by-layer"),
-        ({"granularity": "task"}, "granularity of layer-by-layer"),
+        ({"granularity": "task"}, "granularity: expected entry or tensor or block; got 'task'"),
         ({"perturbation": "ggn-trace"}, "without scores"),
     ]
     for setting, message in refused:
