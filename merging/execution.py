@@ -20,7 +20,7 @@ class Execution:
     """Where and how passes run, and where progress is kept.
 
     Raises:
-        InputError: a device that is not there, a number of steps below 1.
+        InputError: a device that is not there, a number of steps below 1, parts of the weights without other processes.
     """
 
     device: str = "cpu"
@@ -28,7 +28,9 @@ class Execution:
     autocast: Autocast = "none"
     """Precision of the network's passes."""
     processes: Processes = field(default_factory=Processes)
-    """The processes that share the tasks."""
+    """The processes that share the examples."""
+    sharded: bool = False
+    """Each process merges and contracts its part of the weights alone; weights and their gradients travel."""
     checkpoint: Path | None = None
     """File that keeps λ, optimiser, generators and history; it is removed when the merge is done."""
     every: int = 10
@@ -39,6 +41,8 @@ class Execution:
     def __post_init__(self) -> None:
         if self.every < 1:
             refuse("checkpoint every", expected="at least 1 step", got=self.every, cure="raise it")
+        if self.sharded and self.processes.size == 1:
+            refuse("sharded", expected="several processes", got="one", cure="start with torchrun, or leave it out")
         check_device(self.device)
 
     def passes(self) -> AbstractContextManager[object]:

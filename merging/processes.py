@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: each takes some tasks; gradients in λ and a few scalars travel."""
+"""Several processes, started by torchrun: each takes some examples; gradients in λ and a few scalars travel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,33 @@ Value = TypeVar("Value")
 
 @dataclass
 class Processes:
-    """One process among ``size``; task t belongs to process t mod size. One process sends nothing."""
+    """One process among ``size``, and what it sends. One process sends nothing.
+
+    ``bytes_sent`` counts the numbers of a sum once, and of parts those that leave this process or pass through it.
+    """
 
     rank: int = 0
     size: int = 1
     bytes_sent: int = 0
     on_this_machine: int = 1
 
-    def mine(self, task: int) -> bool:
-        """Whether a task belongs to this process."""
-        return task % self.size == self.rank
+    def mine(self, job: int) -> bool:
+        """Whether a job of a list belongs to this process: every ``size``-th does."""
+        return job % self.size == self.rank
+
+    def share(self, task: int, tasks: int, count: int) -> slice:
+        """Return which of a task's ``count`` examples belong to this process.
+
+        The examples of all tasks stand in one row, task after task. The row is cut into ``size`` parts, of which no two
+        differ by more than one example where the tasks have equally many: a task is divided among processes where it
+        has to be, and nowhere else. A process whose part is empty waits for the others.
+        """
+        start, stop = (tasks * count * rank // self.size - task * count for rank in (self.rank, self.rank + 1))
+        return slice(min(max(start, 0), count), min(max(stop, 0), count))
+
+    def serves(self, task: int, tasks: int) -> bool:
+        """Whether there is a number of examples of which :meth:`share` gives this process one of the task."""
+        return task * self.size < (self.rank + 1) * tasks and self.rank * tasks < (task + 1) * self.size
 
     def total(self, compute: Callable[[], Tensor]) -> Tensor:
         """Sum over processes of what ``compute`` returns (same shape everywhere), added up in float64.
@@ -56,6 +73,29 @@ class Processes:
     def sum_all(self, params: Params) -> Params:
         """Sum of a parameter dictionary over processes, each tensor when it is first asked for (by all of them)."""
         return params if self.size == 1 else _Sum(self, params)
+
+    def gather_parts(self, compute: Callable[[], Tensor], whole: Tensor) -> None:
+        """Fill ``whole`` [size·n], on the CPU, with what ``compute`` returns [n] in each process, in their order.
+
+        Raises:
+            InputError: as :meth:`total`.
+        """
+        part = self._with_others(compute)
+        self._talk(lambda: torch.distributed.all_gather(list(whole.split(len(part))), part))
+        self.bytes_sent += (self.size - 1) * part.nbytes
+
+    def sum_parts(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Return this process's part [n] of the sum over processes of what ``compute`` returns [size·n], on the CPU.
+
+        Raises:
+            InputError: as :meth:`total`.
+        """
+        whole = self._with_others(compute)
+        parts = torch.empty_like(whole)
+        self._talk(lambda: torch.distributed.all_to_all_single(parts, whole))  # gloo's reduce_scatter sends twice that
+        part = parts.view(self.size, -1).sum(0)
+        self.bytes_sent += (self.size - 1) * part.nbytes
+        return part
 
     def broadcast(self, value: Value) -> Value:
         """Return the first process's value in every process."""

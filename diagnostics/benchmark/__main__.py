@@ -5,7 +5,8 @@ initialised CLIP towers, ``... merge`` a step of a learned merge against the pla
 ``... stream`` what the machine streams and what of it the merge's two maps reach, ``... memory`` a step's memory with
 mapped task vectors against the number of tasks, ``... closed_form`` the seconds and memory of merges in closed form,
 from files to a file, ``... files`` those of the commands from a suite file to an exported folder, beside mergekit and
-FusionBench where these are installed.
+FusionBench where these are installed; ``... processes``, under torchrun, a step on several processes, and ``... plan``
+what more of them would send and read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from diagnostics.benchmark import bounds as benchmark_bounds
 from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
 from diagnostics.benchmark import merge as benchmark_merge
+from diagnostics.benchmark import processes as benchmark_processes
 from diagnostics.benchmark import stream as benchmark_stream
 from merging.commands import options, run
 
@@ -30,6 +32,8 @@ BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "memory": benchmark_merge.memory,
     "closed_form": benchmark_closed_form.measure,
     "files": benchmark_files.measure,
+    "processes": benchmark_processes.measure,
+    "plan": benchmark_processes.plan,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import multiprocessing
 import shutil
 import tempfile
@@ -14,15 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import open_clip
 import torch
 from rich.table import Table
 from safetensors.torch import save_file
 
 from bounds.types import refuse
-from diagnostics.benchmark.measuring import MIB, peak_memory, private_bytes
+from diagnostics.benchmark.measuring import MIB, peak_memory, private_bytes, tower_shapes
 from merging import TaskVectors
 from merging.artifact import save
 from merging.checkpoints import map_safetensors
@@ -116,7 +113,7 @@ def _checked(spec: Spec) -> Spec:
 @contextmanager
 def _experts(model: str, tasks: int, folder: Path | None) -> Iterator[list[Path]]:
     """Write θ_0 and T experts below a temporary folder: their files, θ_0's first."""
-    shapes = _shapes(model)
+    shapes = tower_shapes(model)
     size = 4 * sum(shape.numel() for shape in shapes.values())
     try:
         place = tempfile.TemporaryDirectory(prefix="mergebound.", dir=folder)
@@ -137,19 +134,6 @@ def _experts(model: str, tasks: int, folder: Path | None) -> Iterator[list[Path]
             save_file({key: value.add_(base[key]) for key, value in expert.items()}, file)
         del base
         yield files
-
-
-def _shapes(model: str) -> dict[str, torch.Size]:
-    """Names and shapes of the parameters of a model's visual tower; no memory is taken for it."""
-    if open_clip.get_model_config(model) is None:
-        refuse("model", expected="the name of an open_clip model", got=repr(model), cure="try ViT-B-32")
-    logging.disable(logging.WARNING)  # open_clip warns that no pretrained weights were asked for
-    try:
-        with torch.device("meta"):
-            visual: Any = open_clip.create_model(model, device="meta").visual
-    finally:
-        logging.disable(logging.NOTSET)
-    return {name: value.shape for name, value in visual.named_parameters()}
 
 
 def _random(shapes: dict[str, torch.Size], size: float, seed: int) -> dict[str, torch.Tensor]:

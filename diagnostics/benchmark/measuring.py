@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bounds.autodiff import functional
-from bounds.types import Forward, Params
+from bounds.types import Forward, Params, refuse
 from merging.commands import console
 
 CLASSES = 10
@@ -131,6 +131,19 @@ def tower(model: str) -> Any:
         return open_clip.create_model(model).visual
     finally:
         logging.disable(logging.NOTSET)
+
+
+def tower_shapes(model: str) -> dict[str, torch.Size]:
+    """Names and shapes of the parameters of a model's visual tower; no memory is taken for it."""
+    if open_clip.get_model_config(model) is None:
+        refuse("model", expected="the name of an open_clip model", got=repr(model), cure="try ViT-B-32")
+    logging.disable(logging.WARNING)  # open_clip warns that no pretrained weights were asked for
+    try:
+        with torch.device("meta"):
+            visual: Any = open_clip.create_model(model, device="meta").visual
+    finally:
+        logging.disable(logging.NOTSET)
+    return {name: value.shape for name, value in visual.named_parameters()}
 
 
 def small_vit() -> tuple[Forward, Params]:

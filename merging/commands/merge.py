@@ -85,6 +85,8 @@ class Learning(Command):
     """Learned methods keep their progress in OUT.checkpoint every so many steps, until the artifact is written."""
     resume: bool = False
     """Go on from OUT.checkpoint, if it is there, to the very coefficients of an uninterrupted run."""
+    sharded: bool = False
+    """Under torchrun, each process reads its part of the task vectors only: for many experts, see docs/engine.md."""
 
 
 _NAME = "mergebound merge"
@@ -130,6 +132,7 @@ def _main(arguments: Sequence[str]) -> None:
                 checkpoint=checkpoint,
                 every=command.checkpoint_every,
                 resume=command.resume,
+                sharded=command.sharded,
             )
         with stage(f"loading {command.suite}") if together.rank == 0 else nullcontext():
             suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bounds.types import Blocks, Forward, Inputs, refuse, take
+from bounds.types import Blocks, Forward, Inputs, Params, refuse, take
 from merging.draws import chosen_positions
 from merging.execution import Execution
 from merging.learned.combination import BY_BLOCK, BY_ENTRY, Combination
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
 from merging.learned.settings import LearnedSettings
+from merging.learned.shards import Shard
 from merging.params import partition
 from merging.task import Task, check_tasks, score_task
 from merging.task_vectors import TaskVectors
@@ -28,7 +30,7 @@ LARGE = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Task vectors, blocks, and each task's inputs and teacher scores (those of this process's tasks).
+    """Task vectors, blocks, and each task's inputs and teacher scores (of the tasks that this process serves).
 
     ``combination`` says how coefficients make weights. ``chosen[t]`` are the positions of the k examples in task t's
     calibration split. ``theta`` is room for merged weights: every pass overwrites it, nothing else reads it.
@@ -47,6 +49,12 @@ class Problem:
     chosen: Sequence[Tensor] = ()
     theta: dict[str, Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def shard(self) -> Shard | None:
+        """Part of the weights that this process keeps to, if each keeps to one; of these task vectors and no others."""
+        execution = self.execution
+        return Shard(self.task_vectors, self.blocks, execution.processes) if execution.sharded else None
+
 
 def prepare(
     task_vectors: TaskVectors, tasks: Sequence[Task], settings: LearnedSettings, execution: Execution | None = None
@@ -54,7 +62,7 @@ def prepare(
     """Choose k calibration examples of each task and compute its expert's scores on them, once.
 
     Experts are made one at a time; scores larger than ``LARGE`` go to a mapped file. In several processes each scores
-    the experts of its own tasks.
+    the experts of the tasks that it serves.
 
     Raises:
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
@@ -65,7 +73,7 @@ def prepare(
     inputs: list[Inputs] = []
     teacher_scores: list[Tensor] = []
     for index, (task, positions) in enumerate(zip(tasks, chosen, strict=True)):
-        if not execution.processes.mine(index):
+        if not execution.processes.serves(index, len(tasks)):
             inputs.append(torch.empty(len(positions), 0))
             teacher_scores.append(torch.empty(len(positions), 0))
             continue
@@ -115,46 +123,86 @@ def _to(inputs: Inputs, device: str) -> Inputs:
 
 
 def evaluate(
-    problem: Problem, coefficients: Tensor, batch: Sequence[Tensor], displacement: Displacement | None = None
+    problem: Problem,
+    coefficients: Tensor,
+    batch: Sequence[Tensor],
+    displacement: Displacement | None = None,
+    objective: Objective | None = None,
 ) -> Pass:
     """Run one pass: losses and gradients of their mean or sum, at the merge of ``coefficients`` (+ ``displacement``).
 
-    ``batch[t]`` indexes the examples of task t. The merged weights are made here, from what they derive from; all tasks
-    of this process are back-propagated into them, ∇_θ L is contracted with the task vectors once, ∇_λ L =
-    contract(∇_θ L), and what travels between processes is ∇_λ L and the losses.
+    ``batch[t]`` indexes the examples of task t, the same in every process; ``objective`` replaces the problem's. The
+    merged weights are made here, from what they derive from; all examples of this process are back-propagated into
+    them, each task's loss weighted by the share of its batch; ∇_θ L is contracted with the task vectors once, ∇_λ L =
+    contract(∇_θ L), and what travels between processes is ∇_λ L and the losses, or also θ and ∇_θ L where each keeps to
+    its part of them.
     """
     shift = displacement or Displacement()
     at = coefficients.detach() if shift.coefficients is None else coefficients.detach() + shift.coefficients
+    run = _whole if problem.shard is None else _in_parts
+    numbers, weights = run(problem, at, shift, batch, objective or problem.objective)
+    return Pass(numbers[: len(batch)], numbers[len(batch) :].view_as(at), weights)
+
+
+def _whole(
+    problem: Problem, at: Tensor, shift: Displacement, batch: Sequence[Tensor], objective: Objective
+) -> tuple[Tensor, Params]:
+    """Losses [T] and ∇_λ [T, L] of all processes, as one row of numbers, and ∇_θ: each merges all of θ."""
     weights: dict[str, Tensor] = {}
 
     def local() -> Tensor:
-        """Losses [T] and ∇_λ [T, L] of this process's tasks, as one row of numbers."""
         placed = at.to(problem.execution.device)
         theta = problem.combination.merged(problem.task_vectors, placed, problem.blocks, problem.theta)
-        if shift.weights is not None:
-            for name, value in shift.weights.items():
-                theta[name].add_(value.to(theta[name].device))
-        losses, gradient = _backward(problem, theta, batch)
+        losses, gradient = _backward(problem, _displaced(theta, shift), batch, objective)
         weights.update(gradient)
         slope = problem.combination.contract(problem.task_vectors, gradient, problem.blocks)
         return torch.cat([losses, slope.flatten()])
 
     processes = problem.execution.processes
-    numbers = processes.total(local).to(at.device)
-    return Pass(numbers[: len(batch)], numbers[len(batch) :].view_as(at), processes.sum_all(weights))
+    return processes.total(local).to(at.device), processes.sum_all(weights)
 
 
-def _backward(problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses [T] and ∇_θ of their mean or sum over all T tasks, of this process's tasks (zero for the others)."""
+def _in_parts(
+    problem: Problem, at: Tensor, shift: Displacement, batch: Sequence[Tensor], objective: Objective
+) -> tuple[Tensor, Params]:
+    """As :func:`_whole`, but each process merges and contracts its part of θ: the parts are gathered, ∇_θ scattered."""
+    shard, device, found = problem.shard, problem.execution.device, list[Tensor]()
+    assert shard is not None
+    whole = shard.merged(at)
+
+    def local() -> Params:
+        theta = {name: value.to(device) for name, value in whole.items()}
+        losses, gradient = _backward(problem, _displaced(theta, shift), batch, objective)
+        found.append(losses.cpu())
+        return gradient
+
+    part = shard.summed(local)
+    numbers = problem.execution.processes.total(lambda: torch.cat([*found, shard.contracted(part).flatten()]))
+    return numbers.to(at.device), shard.gathered(part)
+
+
+def _displaced(theta: dict[str, Tensor], shift: Displacement) -> dict[str, Tensor]:
+    """Add a displacement of θ to merged weights, in place."""
+    for name, value in (shift.weights or {}).items():
+        theta[name].add_(value.to(theta[name].device))
+    return theta
+
+
+def _backward(
+    problem: Problem, theta: dict[str, Tensor], batch: Sequence[Tensor], objective: Objective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses [T] and ∇_θ of their mean or sum over all T tasks: what this process's examples add to them."""
     leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
     losses = torch.zeros(len(batch), dtype=problem.task_vectors.dtype, device=problem.execution.device)
     count = len(batch) if problem.settings.reduction == "mean" else 1
     with problem.execution.passes():  # one context for the whole pass: weights are cast once, never kept for the next
         for task, (forward, inputs, index) in enumerate(zip(problem.forwards, problem.inputs, batch, strict=True)):
-            if not problem.execution.processes.mine(task):
+            own = index[problem.execution.processes.share(task, len(batch), len(index))]
+            if not len(own):
                 continue
-            scores = forward(leaf, take(inputs, index)).to(losses.dtype)
-            loss = problem.objective(scores, problem.teacher_scores[task][index], problem.settings.temperature)
+            scores = forward(leaf, take(inputs, own)).to(losses.dtype)
+            loss = objective(scores, problem.teacher_scores[task][own], problem.settings.temperature)
+            loss = loss * (len(own) / len(index))
             (loss / count).backward()
             losses[task] = loss.detach()
     zero = {name: torch.zeros((), dtype=value.dtype, device=value.device) for name, value in theta.items()}
