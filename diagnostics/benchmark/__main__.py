@@ -4,7 +4,8 @@
 initialised CLIP towers, ``... merge`` a step of a learned merge against the plain passes of its network,
 ``... memory`` its memory with mapped task vectors against the number of tasks, ``... closed_form`` the seconds and
 memory of merges in closed form, from files to a file, ``... files`` those of the commands from a suite file to an
-exported folder, beside mergekit and FusionBench where these are installed.
+exported folder, beside mergekit and FusionBench where these are installed, ``... report`` passes, seconds, memory and
+cache of every section of a report on experts of real size.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from diagnostics.benchmark import bounds as benchmark_bounds
 from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
 from diagnostics.benchmark import merge as benchmark_merge
+from diagnostics.benchmark import report as benchmark_report
 from merging.commands import options, run
 
 _NAME = "mergebound benchmark"
@@ -27,6 +29,7 @@ BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "memory": benchmark_merge.memory,
     "closed_form": benchmark_closed_form.measure,
     "files": benchmark_files.measure,
+    "report": benchmark_report.measure,
 }
 
 
