@@ -23,6 +23,7 @@ from bounds.jacobian import (
     example_spans,
     norm_stream,
     row_function,
+    row_groups,
     score_all,
     spans,
     squared_norms,
@@ -73,7 +74,8 @@ def gradient_second_moment(
     together = chunk_size(parameter_bytes(params), memory_budget(budget_bytes)) if vectorize else 1
     with torch.no_grad(), differentiable():
         if together < LEAST_TOGETHER:
-            return _one_by_one(forward, params, sample, loss, partition)
+            groups = row_groups(params, 1, memory_budget(budget_bytes))
+            return _one_by_one(forward, params, sample, loss, groups, partition)
         labels = prepare(forward, params, sample)
         scores = score_all(forward, params, sample.inputs, batch_size)
         slopes = _score_gradients(loss, scores, labels)
@@ -85,7 +87,12 @@ def gradient_second_moment(
 
 
 def _one_by_one(
-    forward: Forward, params: Params, sample: Sample, loss: Loss, partition: Mapping[str, Sequence[str]]
+    forward: Forward,
+    params: Params,
+    sample: Sample,
+    loss: Loss,
+    groups: Sequence[Sequence[str]],
+    partition: Mapping[str, Sequence[str]],
 ) -> Tensor:
     """Return the squared gradient norms [N, B]: one forward and one backward pass per example, no gradient is kept."""
     check_params(params)
@@ -93,7 +100,7 @@ def _one_by_one(
     norms = []
     for span in spans(len(sample), 1):
         one = sample.take(span)
-        scores, squares = norm_stream(forward, params, one.inputs, partition)
+        scores, squares = norm_stream(forward, params, groups, one.inputs, partition)
         norms.append(squares(_score_gradients(loss, scores, labels_of(one, scores))))
     return torch.cat(norms)
 

@@ -29,6 +29,7 @@ from bounds.jacobian import (
     norm_stream,
     parameter_groups,
     row_function,
+    row_groups,
     row_stream,
     score_basis,
     spans,
@@ -64,9 +65,9 @@ def example_products(
 ) -> ExampleProducts:
     """Scores, diagonal kernel blocks and derivatives along displacements, of every example by itself.
 
-    Each example takes a forward pass and a backward pass for each of C - 1 cotangents. The rows of a parameter are
-    contracted as soon as the backward pass has made them, so that no more than one parameter's are in memory, and
-    however many displacements there are cost no further pass. Each displacement is read once per example.
+    Each example takes a forward pass and a backward pass for each of C - 1 cotangents. Rows are contracted as soon as
+    the backward pass has made them, so that those of a few parameters are in memory at a time, and however many
+    displacements there are cost no further pass. Each displacement is read once per example.
 
     Args:
         forward: (θ, x) -> scores [N, C].
@@ -90,15 +91,15 @@ def example_products(
     n, budget = _check(params, inputs), memory_budget(budget_bytes)
     for index, displacement in enumerate(displacements):
         check_displacement(displacement, params, what=f"displacement {index}")
-    work = _Contraction(
-        forward=forward,
-        params=params,
-        displacements=displacements,
-        partition=partition,
-        centred=centred,
-        budget=budget,
-    )
     with torch.no_grad(), differentiable():
+        work = _Contraction(
+            forward=forward,
+            params=params,
+            displacements=displacements,
+            partition=partition,
+            basis=_basis(forward, params, inputs, centred),
+            budget=budget,
+        )
         found = [work(example) for _, example in example_spans(inputs, n, 1)]
     scores, kernels, derivatives = (torch.stack(parts) for parts in zip(*found, strict=True))
     return ExampleProducts(scores, kernels, derivatives.permute(2, 0, 1).contiguous())
@@ -112,7 +113,7 @@ class _Contraction:
     params: Params
     displacements: Sequence[Params]
     partition: Mapping[str, Sequence[str]]
-    centred: bool
+    basis: Tensor
     budget: int
 
     def __call__(self, example: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,17 +123,17 @@ class _Contraction:
         def add(name: str, rows: Tensor) -> None:
             sums[name] = _with_rows_and_displacements(rows, name, self.displacements)
 
-        scores, stream = row_stream(self.forward, self.params, list(self.params), example, add)
-        basis = score_basis(scores.shape[1], self.centred, scores)
-        large = [name for name in self.params if self._bytes(name) * basis.shape[1] > self.budget]
-        small = [name for name in self.params if name not in large]
-        if large and small:
-            _, stream = row_stream(self.forward, self.params, small, example, add)
+        rank = self.basis.shape[1]
+        large = [name for name in self.params if self._bytes(name) * rank > self.budget]
+        small = {name: value for name, value in self.params.items() if name not in large}
         if small:
-            stream(basis.T)
+            scores, stream = row_stream(self.forward, self.params, row_groups(small, rank, self.budget), example, add)
+            stream(self.basis.T)
+        else:
+            scores = self.forward(self.params, example)
         for name in large:
-            sums[name] = self._in_pairs(name, example, basis.T)
-        wide, rank = basis.double(), basis.shape[1]
+            sums[name] = self._in_pairs(name, example, self.basis.T)
+        wide = self.basis.double()
         table = torch.stack([self._sum(names, sums, wide) for names in self.partition.values()])
         return scores[0], wide @ table[:, :, :rank] @ wide.T, wide @ table[:, :, rank:].sum(dim=0)
 
@@ -348,8 +349,12 @@ def trace(
         vectorize = vectorize and method != "hutch++"
         together = chunk_size(per_example, limit) if vectorize else 1
         for span, examples in example_spans(inputs, n, together):
-            make = _squares if vectorize else _streamed_squares
-            reduce = _Norms(make(forward, params, examples, partition), basis, limit if vectorize else largest)
+            if vectorize:
+                reduce = _Norms(_squares(forward, params, examples, partition), basis, limit)
+            else:
+                groups = row_groups(params, min(largest, per_example), budget)
+                _, squares = norm_stream(forward, params, groups, examples, partition)
+                reduce = _Norms(lambda c, squares=squares: squares(c[0]).unsqueeze(0), basis, largest)
             if method == "exact":
                 value = reduce(torch.eye(basis.shape[1]).expand(span.stop - span.start, -1, -1)).sum(1)
                 error = torch.zeros_like(value)
@@ -389,14 +394,6 @@ def _squares(
     """Return the function from cotangents [n, r, C] to squared norms [n, r, B], of several examples together."""
     rows = row_function(forward, params, list(params), examples, vectorize=True)
     return lambda cotangents: squared_norms(rows(cotangents), blocks)
-
-
-def _streamed_squares(
-    forward: Forward, params: Params, example: Inputs, blocks: Mapping[str, Sequence[str]]
-) -> Callable[[Tensor], Tensor]:
-    """Return the same function for one example; it keeps no rows."""
-    _, squares = norm_stream(forward, params, example, blocks)
-    return lambda cotangents: squares(cotangents[0]).unsqueeze(0)
 
 
 def _hutch_plus_plus(

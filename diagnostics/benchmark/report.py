@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bounds.types import Forward, Sample, refuse
+from bounds.types import Forward, Params, Sample, refuse
 from diagnostics.benchmark.measuring import (
     CLASSES,
     MIB,
@@ -37,6 +37,7 @@ from merging import Task, TaskVectors, merge
 from merging.commands import console, track, write_json
 from merging.files import check_destination, write
 from merging.suites import Suite
+from merging.task import score
 from merging.task_vectors import Storage
 from merging.task_vectors.storage import destination
 
@@ -79,7 +80,8 @@ def measure(
 ) -> None:
     """Report on the average of generated experts: passes, seconds, private memory and cache bytes of every section.
 
-    The experts are random, with the model's shapes, in a mapped file; so are images and labels. One process.
+    The experts are random, with the model's shapes, in a mapped file; images are random, too, and labels are what the
+    model without experts says. One process.
 
     Args:
         model: open_clip model whose visual tower is merged (random weights), or tiny.
@@ -132,7 +134,7 @@ def _made(folder: Path | None) -> Iterator[Path]:
 
 
 def _suite(model: str, count: int, settings: Settings, examples: int, file: Path) -> Suite:
-    """Generate experts in a mapped file, and tasks with random images and labels."""
+    """Generate experts in a mapped file, and tasks with random images, whose labels are what θ_0 says."""
     if model == TINY:
         (forward, base), side = small_vit(), 32
     else:
@@ -151,14 +153,22 @@ def _suite(model: str, count: int, settings: Settings, examples: int, file: Path
         "validation": examples,
         "test": max(settings.held_out, examples),
     }
-    tasks = [_task(name, forward, side, sizes, generator) for name in names]
+    shape = (3, side, side)
+    tasks = [_task(name, forward, base, shape, sizes, generator) for name in names]
     return Suite("generated", TaskVectors.open(file, verified=True), tasks, sources={"generated": "seed 0"})
 
 
-def _task(name: str, forward: Forward, side: int, sizes: Mapping[str, int], generator: torch.Generator) -> Task:
+def _task(
+    name: str,
+    forward: Forward,
+    base: Params,
+    shape: tuple[int, ...],
+    sizes: Mapping[str, int],
+    generator: torch.Generator,
+) -> Task:
     def sample(size: int, labelled: bool) -> Sample:
-        images = torch.randn(size, 3, side, side, generator=generator)
-        return Sample(images, torch.randint(CLASSES, (size,), generator=generator) if labelled else None)
+        images = torch.randn(size, *shape, generator=generator)
+        return Sample(images, score(forward, base, images).argmax(dim=1) if labelled else None)
 
     splits: dict[str, Any] = {split: sample(size, split != "calibration") for split, size in sizes.items()}
     return Task(name, forward, [str(c) for c in range(CLASSES)], **splits)

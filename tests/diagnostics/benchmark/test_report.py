@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bounds.autodiff import without_jit_warning
 from diagnostics.benchmark.__main__ import main
 from diagnostics.benchmark.measuring import small_vit
 from diagnostics.benchmark.report import Multiplications
@@ -23,7 +24,8 @@ def test_passes_derivatives_and_vmap_are_counted_by_their_products():
     weight, x = torch.randn(5, 3), torch.randn(7, 5)
     one = 2 * 7 * 5 * 3
     assert operations(lambda: x @ weight) == one
-    assert operations(lambda: torch.func.jvp(lambda w: x @ w, (weight,), (weight,))) == 2 * one
+    with without_jit_warning():  # the derivative of x counts, too, though it is 0
+        assert operations(lambda: torch.func.jvp(lambda w: x @ w, (weight,), (weight,))) == 3 * one
     pull = torch.func.vjp(lambda w: x @ w, weight)[1]
     assert operations(lambda: pull(torch.ones(7, 3))) == one
     assert operations(lambda: torch.vmap(pull)(torch.ones(4, 7, 3))) == 4 * one
@@ -60,8 +62,13 @@ def test_sections_and_their_sum(costs):
 
 
 def test_the_bound_takes_forty_passes_an_example_at_most(costs):
-    """Ten classes and two experts: by hand, docs/report.md; one JVP per expert and example would be more."""
-    assert 20 < costs["bound"]["an_example"] < 30
+    """By hand (docs/report.md) with 10 classes, 2 experts and 17 tokens; pieces that ask for the number of scores: 0.5.
+
+    A derivative along each expert of its own would add 3 passes.
+    """
+    held_out = 19 + 9 * (9 + 2) / 17 + 6 + (2 + 3)
+    by_hand = (held_out + 4 + 25) / 2
+    assert by_hand < costs["bound"]["an_example"] < by_hand + 2 < 40
 
 
 def test_less_than_a_network_is_kept(costs):
