@@ -116,7 +116,7 @@ class _Drain(torch.autograd.Function):
 
     @staticmethod
     def forward(sink: Rest, *gradients: Tensor) -> tuple[Tensor, ...]:
-        sink([gradient.unsqueeze(0) for gradient in gradients])
+        _hand_on(sink, [gradient.unsqueeze(0) for gradient in gradients])
         return tuple(gradient.new_zeros(()).expand_as(gradient) for gradient in gradients)
 
     @staticmethod
@@ -131,8 +131,14 @@ class _Drain(torch.autograd.Function):
             gradient.expand(info.batch_size, *gradient.shape) if place is None else gradient.movedim(place, 0)
             for gradient, place in zip(gradients, in_dims[1:], strict=True)
         ]
-        sink(rows)
+        _hand_on(sink, rows)
         return tuple(row.new_zeros(()).expand_as(row) for row in rows), (0,) * len(rows)
+
+
+def _hand_on(sink: Rest, rows: Sequence[Tensor]) -> None:
+    """Give rows to ``sink`` as plain numbers: a backward pass is differentiable, and its graph would keep them all."""
+    with torch.no_grad():
+        sink([row.detach() for row in rows])
 
 
 def row_stream(
