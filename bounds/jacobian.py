@@ -91,33 +91,13 @@ def row_function(
     return rows
 
 
-Rest = Callable[[Sequence[Tensor]], None]
-"""Takes what was differentiated of several parameters, [r, *shape] each."""
-
-
-class _Tap(torch.autograd.Function):
-    """The identity of several tensors; what is differentiated through them reaches ``sink`` and ends there."""
-
-    @staticmethod
-    def forward(sink: Rest, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.view_as(value) for value in values)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.sink = inputs[0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return None, *_Drain.apply(ctx.sink, *gradients)
-
-
 class _Drain(torch.autograd.Function):
-    """Hands vmapped gradients [r, ...] to ``sink``; what is left of them are zeros without memory."""
+    """Hands a vmapped gradient [r, ...] to ``sink``; what is left of it are zeros without memory."""
 
     @staticmethod
-    def forward(sink: Rest, *gradients: Tensor) -> tuple[Tensor, ...]:
-        _hand_on(sink, [gradient.unsqueeze(0) for gradient in gradients])
-        return tuple(gradient.new_zeros(()).expand_as(gradient) for gradient in gradients)
+    def forward(gradient: Tensor, sink: Callable[[Tensor], None]) -> Tensor:
+        sink(gradient.unsqueeze(0))
+        return gradient.new_zeros(()).expand_as(gradient)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -125,55 +105,48 @@ class _Drain(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], sink: Rest, *gradients: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        rows = [
-            gradient.expand(info.batch_size, *gradient.shape) if place is None else gradient.movedim(place, 0)
-            for gradient, place in zip(gradients, in_dims[1:], strict=True)
-        ]
-        _hand_on(sink, rows)
-        return tuple(row.new_zeros(()).expand_as(row) for row in rows), (0,) * len(rows)
-
-
-def _hand_on(sink: Rest, rows: Sequence[Tensor]) -> None:
-    """Give rows to ``sink`` as plain numbers: a backward pass is differentiable, and its graph would keep them all."""
-    with torch.no_grad():
-        sink([row.detach() for row in rows])
+        info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, sink: Callable[[Tensor], None]
+    ) -> tuple[Tensor, int]:
+        place = in_dims[0]
+        alike = place is None  # for all cotangents
+        rows = gradient.expand(info.batch_size, *gradient.shape) if alike else gradient.movedim(place, 0)
+        with torch.no_grad():  # a backward pass is differentiable: its graph would keep what is made of the rows
+            sink(rows.detach())
+        return rows.detach().new_zeros(()).expand_as(rows), 0
 
 
 def row_stream(
-    forward: Forward, params: Params, groups: Sequence[Sequence[str]], example: Inputs, sink: Sink
+    forward: Forward, params: Params, names: Sequence[str], example: Inputs, sink: Sink, *, together: bool
 ) -> tuple[Tensor, Callable[[Tensor], None]]:
     """Return the scores [1, C] of one example, and what hands the rows of its Jacobian to ``sink``.
 
-    The function takes cotangents [r, C] and goes back through the network once. The rows of a group of parameters are
-    handed on as soon as they are there, and no others are in memory then: rows of all parameters would be r networks. A
-    group that the scores do not depend on is not handed on. (One group per parameter would cost as much in calls as
-    small networks cost in all.)
+    The function takes cotangents [r, C] and goes back through the network once. ``together``: the rows of all
+    parameters are made and then handed on. Otherwise those of a parameter are handed on as soon as they are there and
+    freed, so that few are in memory: rows of all would be r networks. (This costs a millisecond a parameter, much for a
+    small network.) A parameter that the scores do not depend on may not be handed on.
     """
+    moving = {name: params[name] for name in names}
 
-    def tapped(p: Params) -> Tensor:
-        taps: dict[str, Tensor] = {}
-        for names in groups:
-            taps |= zip(names, _Tap.apply(partial(hand_on, names), *(p[name] for name in names)), strict=True)
-        return forward({**params, **taps}, example)
+    def watched(p: Params) -> Tensor:
+        if not together:
+            for name, value in p.items():  # a leaf: its hook runs before anything else that is ready
+                value.register_hook(partial(_drained, partial(sink, name)))
+        return forward({**params, **p}, example)
 
-    def hand_on(names: Sequence[str], rows: Sequence[Tensor]) -> None:
-        for name, row in zip(names, rows, strict=True):
-            sink(name, row)
-
-    scores, vjp, *_ = torch.func.vjp(tapped, {name: params[name] for names in groups for name in names})
+    scores, vjp, *_ = torch.func.vjp(watched, moving)
     pull = torch.vmap(vjp)
 
     def stream(cotangents: Tensor) -> None:
-        pull(cotangents.unsqueeze(1))
+        (rows,) = pull(cotangents.unsqueeze(1))
+        if together:
+            for name in names:
+                sink(name, rows[name])
 
     return scores, stream
 
 
-def row_groups(params: Params, rank: int, budget: int) -> list[list[str]]:
-    """Return groups of parameters whose ``rank`` rows take an eighth of the budget; a larger one stands alone."""
-    return parameter_groups(params, budget // 8 // rank)
+def _drained(sink: Callable[[Tensor], None], gradient: Tensor) -> Tensor:
+    return _Drain.apply(gradient, sink)
 
 
 def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
@@ -266,9 +239,10 @@ def squared_norms(rows: Mapping[str, Tensor], blocks: Mapping[str, Sequence[str]
 def norm_stream(
     forward: Forward,
     params: Params,
-    groups: Sequence[Sequence[str]],
     example: Inputs,
     blocks: Mapping[str, Sequence[str]],
+    *,
+    together: bool,
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the scores [1, C] of one example, and the function from cotangents [r, C] to squared norms [r, B].
 
@@ -279,7 +253,7 @@ def norm_stream(
     def add(name: str, rows: Tensor) -> None:
         found[name] = squared_norms({name: rows.unsqueeze(0)}, {name: [name]})[0, :, 0]
 
-    scores, stream = row_stream(forward, params, groups, example, add)
+    scores, stream = row_stream(forward, params, list(params), example, add, together=together)
 
     def squares(cotangents: Tensor) -> Tensor:
         found.clear()

@@ -23,7 +23,6 @@ from bounds.jacobian import (
     example_spans,
     norm_stream,
     row_function,
-    row_groups,
     score_all,
     spans,
     squared_norms,
@@ -71,11 +70,10 @@ def gradient_second_moment(
     Source: docs/theory.md (2) and (4). Status: exact per example; its mean over a sample is estimated.
     """
     partition = check_blocks(params, blocks)
-    together = chunk_size(parameter_bytes(params), memory_budget(budget_bytes)) if vectorize else 1
+    together = chunk_size(parameter_bytes(params), memory_budget(budget_bytes))
     with torch.no_grad(), differentiable():
-        if together < LEAST_TOGETHER:
-            groups = row_groups(params, 1, memory_budget(budget_bytes))
-            return _one_by_one(forward, params, sample, loss, groups, partition)
+        if not vectorize or together < LEAST_TOGETHER:
+            return _one_by_one(forward, params, sample, loss, partition, together=together >= LEAST_TOGETHER)
         labels = prepare(forward, params, sample)
         scores = score_all(forward, params, sample.inputs, batch_size)
         slopes = _score_gradients(loss, scores, labels)
@@ -91,8 +89,9 @@ def _one_by_one(
     params: Params,
     sample: Sample,
     loss: Loss,
-    groups: Sequence[Sequence[str]],
     partition: Mapping[str, Sequence[str]],
+    *,
+    together: bool,
 ) -> Tensor:
     """Return the squared gradient norms [N, B]: one forward and one backward pass per example, no gradient is kept."""
     check_params(params)
@@ -100,7 +99,7 @@ def _one_by_one(
     norms = []
     for span in spans(len(sample), 1):
         one = sample.take(span)
-        scores, squares = norm_stream(forward, params, groups, one.inputs, partition)
+        scores, squares = norm_stream(forward, params, one.inputs, partition, together=together)
         norms.append(squares(_score_gradients(loss, scores, labels_of(one, scores))))
     return torch.cat(norms)
 

@@ -29,7 +29,6 @@ from bounds.jacobian import (
     norm_stream,
     parameter_groups,
     row_function,
-    row_groups,
     row_stream,
     score_basis,
     spans,
@@ -65,9 +64,9 @@ def example_products(
 ) -> ExampleProducts:
     """Scores, diagonal kernel blocks and derivatives along displacements, of every example by itself.
 
-    Each example takes a forward pass and a backward pass for each of C - 1 cotangents. Rows are contracted as soon as
-    the backward pass has made them, so that those of a few parameters are in memory at a time, and however many
-    displacements there are cost no further pass. Each displacement is read once per example.
+    Each example takes a forward pass and a backward pass for each of C - 1 cotangents. Where the rows do not fit into
+    the budget they are contracted as soon as the backward pass has made them, so that those of a few parameters are in
+    memory at a time. However many displacements there are cost no further pass; each is read once per example.
 
     Args:
         forward: (θ, x) -> scores [N, C].
@@ -127,7 +126,8 @@ class _Contraction:
         large = [name for name in self.params if self._bytes(name) * rank > self.budget]
         small = {name: value for name, value in self.params.items() if name not in large}
         if small:
-            scores, stream = row_stream(self.forward, self.params, row_groups(small, rank, self.budget), example, add)
+            together = rank * parameter_bytes(small) <= self.budget
+            scores, stream = row_stream(self.forward, self.params, list(small), example, add, together=together)
             stream(self.basis.T)
         else:
             scores = self.forward(self.params, example)
@@ -347,13 +347,13 @@ def trace(
         basis = _basis(forward, params, inputs, centred)
         per_example = basis.shape[1] if method == "exact" else probes
         vectorize = vectorize and method != "hutch++"
-        together = chunk_size(per_example, limit) if vectorize else 1
-        for span, examples in example_spans(inputs, n, together):
+        at_once = chunk_size(per_example, limit) if vectorize else 1
+        for span, examples in example_spans(inputs, n, at_once):
             if vectorize:
                 reduce = _Norms(_squares(forward, params, examples, partition), basis, limit)
             else:
-                groups = row_groups(params, min(largest, per_example), budget)
-                _, squares = norm_stream(forward, params, groups, examples, partition)
+                together = limit >= per_example
+                _, squares = norm_stream(forward, params, examples, partition, together=together)
                 reduce = _Norms(lambda c, squares=squares: squares(c[0]).unsqueeze(0), basis, largest)
             if method == "exact":
                 value = reduce(torch.eye(basis.shape[1]).expand(span.stop - span.start, -1, -1)).sum(1)

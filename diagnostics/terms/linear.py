@@ -27,8 +27,8 @@ class LinearTask:
     ``held_out`` are N examples of the task's test split: ``scores0`` [N, C] = f_0, ``tangents`` [D, N, C] = J(x)d for
     each displacement d (τ_1..τ_T, then θ_m - θ_0), up to a constant for all scores of an example, which cross-entropy
     does not see, ``kernel`` [N, B, C, C] = per-block K_b(x, x) (centred).
-    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``, and
-    ``train_scores0`` = f_0 there;
+    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels`` (up to such a
+    constant), and ``train_scores0`` = f_0 there;
     ``train_trace`` [M, B] = tr K_b on the first M of it.
     """
 
@@ -126,6 +126,8 @@ def on_training(
 ) -> dict[str, Tensor]:
     """Linearise one task at θ_0 on its expert's own sample; return ``train_...`` (labels where there are some).
 
+    The rows that make the traces of the first examples make their J(x)τ, too; the others take a JVP.
+
     Args:
         task: the task.
         displacement: its expert's.
@@ -136,13 +138,16 @@ def on_training(
         seed: of the subsample.
     """
     sample = subsample(task.train, train, seed)
-    scores, tangents = jvp_scores(task.forward, base, sample.inputs, [displacement])
+    traced = ntk.example_products(task.forward, base, sample.take(slice(kernel)).inputs, [displacement], blocks=blocks)
+    scores, tangents = traced.scores, traced.derivatives[0].to(traced.scores)
+    if len(sample) > kernel:
+        rest = jvp_scores(task.forward, base, sample.take(slice(kernel, None)).inputs, [displacement])
+        scores, tangents = torch.cat([scores, rest[0]]), torch.cat([tangents, rest[1][0]])
     check_scores(scores, len(sample), len(task.class_names), described(task.name, "train", "pretrained"))
-    traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
     return {
         "train_scores0": scores.double().cpu(),
-        "train_scores": (scores + tangents[0]).double().cpu(),
-        "train_trace": traced.values.double().cpu(),
+        "train_scores": (scores + tangents).double().cpu(),
+        "train_trace": traced.kernels.diagonal(dim1=-2, dim2=-1).sum(dim=-1).cpu(),
         **({} if sample.labels is None else {"train_labels": sample.labels.cpu()}),
     }
 

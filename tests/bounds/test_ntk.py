@@ -1,4 +1,3 @@
-import weakref
 from typing import Any
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 
 from bounds import ntk
 from bounds.autodiff import functional
-from bounds.ntk import blocks as blocks_module
 from bounds.types import InputError
 from tests import oracles
 from tests.tolerances import assert_near
@@ -106,28 +104,6 @@ def test_an_example_takes_one_forward_pass_whatever_the_displacements():
 
     ntk.example_products(counted, params, inputs, partial_displacements(params))
     assert calls == [1] * (len(inputs) + 1), "and one that says how many scores there are"
-
-
-def test_rows_of_one_group_of_parameters_are_in_memory_at_a_time(monkeypatch):
-    """A budget whose eighth holds no more than the rows of the largest tensor."""
-    forward, params, inputs = oracles.vit()
-    rows = oracles.CLASSES - 1
-    largest = rows * max(value.nbytes for value in params.values())
-    whole = rows * sum(value.nbytes for value in params.values())
-    assert whole > 3 * largest
-    alive, most = [], []
-
-    def watched(found, name, displacements, contracted=blocks_module._with_rows_and_displacements):
-        assert not found.requires_grad, "what is made of them would keep them"
-        assert not torch.is_grad_enabled()
-        alive.append((weakref.ref(found), found.nbytes))
-        most.append(sum(size for reference, size in alive if reference() is not None))
-        return contracted(found, name, displacements)
-
-    monkeypatch.setattr(blocks_module, "_with_rows_and_displacements", watched)
-    ntk.example_products(forward, params, inputs, budget_bytes=8 * largest)
-    assert len(most) == len(inputs) * len(params)
-    assert max(most) <= 2 * largest, "two groups at most"
 
 
 # Budgets of everything at once, 5 examples (7 = 5 + 2), 2 rows (3 = 2 + 1), less than a row.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from bounds.flatness import gradient_norm
 from bounds.heterogeneity import cross_risk
+from bounds.jacobian import centre
 from bounds.linearize import linearize
 from bounds.pac_bayes import amplification, qsb_constant
 from bounds.theorems import Experts, MergedModel, Weights, theorem2
@@ -108,7 +109,11 @@ def test_tangents_kernels_and_train_scores_are_the_dense_ones(suite, worlds, blo
             start += size
         sample = linear_world.subsample(task.train, 60, 0)
         own = linear_scores(task, base, suite.task_vectors.expert(i), sample.inputs)
-        assert torch.allclose(world.train_scores, own, rtol=1e-8, atol=1e-10)
+        assert torch.allclose(world.train_scores0, task.forward(base, sample.inputs), rtol=1e-8, atol=1e-10)
+        assert torch.allclose(centre(world.train_scores), centre(own), rtol=1e-8, atol=1e-10)
+        own_rows = dense_jacobian(task, base, sample.inputs[:12])
+        own_rows = own_rows - own_rows.mean(dim=1, keepdim=True)
+        assert torch.allclose(world.train_trace.sum(dim=1), own_rows.square().sum(dim=(1, 2)), rtol=1e-8)
         assert sample.labels is not None
         assert torch.equal(world.train_labels, sample.labels)
 
