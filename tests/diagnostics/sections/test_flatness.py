@@ -85,11 +85,11 @@ def test_sharpness_is_the_loss_after_one_step_up_the_gradient(measured):
         leaves = {name: value.clone().requires_grad_() for name, value in artifact.merged.items()}
         risk_of(space, task, leaves, False).backward()
         loss = risk_of(space, task, leaves)
-        norm = sum(leaf.grad.double().square().sum() for leaf in leaves.values()).sqrt()
+        norm = torch.stack([leaf.grad.double().square().sum() for leaf in leaves.values()]).sum().sqrt()
         up = {name: leaf.detach() + found.rho * leaf.grad / norm for name, leaf in leaves.items()}
         assert found.sharpness_weights[index] == pytest.approx(float(risk_of(space, task, up) - loss), abs=1e-5)
         deltas = space.vectors.deltas
-        slope = torch.stack([sum((d[n] * leaves[n].grad).sum() for n in d) for d in deltas])
+        slope = torch.stack([torch.stack([(d[n] * leaves[n].grad).sum() for n in d]).sum() for d in deltas])
         step = found.rho * slope / slope.norm()
         up = {n: leaf.detach() + sum(s * d[n] for s, d in zip(step, deltas, strict=True)) for n, leaf in leaves.items()}
         assert found.sharpness_coefficients[index] == pytest.approx(float(risk_of(space, task, up) - loss), abs=1e-5)
