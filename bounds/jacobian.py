@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ BATCH_SIZE = 32
 
 Rows = Callable[[Tensor], dict[str, Tensor]]
 """cotangents [n, r, C] -> name -> the rows u^T J(x) of every example, [n, r, *shape of the parameter]."""
+
+Sink = Callable[[str, Tensor], None]
+"""Takes a parameter's name and the rows u^T J(x) of one example in it, [r, *shape of the parameter]."""
 
 
 def centre(scores: Tensor) -> Tensor:
@@ -84,6 +89,64 @@ def row_function(
         return {name: gradient.unsqueeze(0) for name, gradient in gradients.items()}
 
     return rows
+
+
+class _Drain(torch.autograd.Function):
+    """Hands a vmapped gradient [r, ...] to ``sink``; what is left of it are zeros without memory."""
+
+    @staticmethod
+    def forward(gradient: Tensor, sink: Callable[[Tensor], None]) -> Tensor:
+        sink(gradient.unsqueeze(0))
+        return gradient.new_zeros(()).expand_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept: no second derivative is taken."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, sink: Callable[[Tensor], None]
+    ) -> tuple[Tensor, int]:
+        place = in_dims[0]
+        alike = place is None  # for all cotangents
+        rows = gradient.expand(info.batch_size, *gradient.shape) if alike else gradient.movedim(place, 0)
+        with torch.no_grad():  # a backward pass is differentiable: its graph would keep what is made of the rows
+            sink(rows.detach())
+        return rows.detach().new_zeros(()).expand_as(rows), 0
+
+
+def row_stream(
+    forward: Forward, params: Params, names: Sequence[str], example: Inputs, sink: Sink, *, together: bool
+) -> tuple[Tensor, Callable[[Tensor], None]]:
+    """Return the scores [1, C] of one example, and what hands the rows of its Jacobian to ``sink``.
+
+    The function takes cotangents [r, C] and goes back through the network once. ``together``: the rows of all
+    parameters are made and then handed on. Otherwise those of a parameter are handed on as soon as they are there and
+    freed, so that few are in memory: rows of all would be r networks. (This costs a millisecond a parameter, much for a
+    small network.) A parameter that the scores do not depend on may not be handed on.
+    """
+    moving = {name: params[name] for name in names}
+
+    def watched(p: Params) -> Tensor:
+        if not together:
+            for name, value in p.items():  # a leaf: its hook runs before anything else that is ready
+                value.register_hook(partial(_drained, partial(sink, name)))
+        return forward({**params, **p}, example)
+
+    scores, vjp, *_ = torch.func.vjp(watched, moving)
+    pull = torch.vmap(vjp)
+
+    def stream(cotangents: Tensor) -> None:
+        (rows,) = pull(cotangents.unsqueeze(1))
+        if together:
+            for name in names:
+                sink(name, rows[name])
+
+    return scores, stream
+
+
+def _drained(sink: Callable[[Tensor], None], gradient: Tensor) -> Tensor:
+    return _Drain.apply(gradient, sink)
 
 
 def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
@@ -171,6 +234,35 @@ def squared_norms(rows: Mapping[str, Tensor], blocks: Mapping[str, Sequence[str]
         parts = [_units(rows[name]).double().square().sum(-1) for name in names]
         per_block.append(torch.stack(parts).sum(0))
     return torch.stack(per_block, dim=-1)
+
+
+def norm_stream(
+    forward: Forward,
+    params: Params,
+    example: Inputs,
+    blocks: Mapping[str, Sequence[str]],
+    *,
+    together: bool,
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the scores [1, C] of one example, and the function from cotangents [r, C] to squared norms [r, B].
+
+    They are the rows' norms as :func:`squared_norms` has them; see :func:`row_stream`.
+    """
+    found: dict[str, Tensor] = {}
+
+    def add(name: str, rows: Tensor) -> None:
+        found[name] = squared_norms({name: rows.unsqueeze(0)}, {name: [name]})[0, :, 0]
+
+    scores, stream = row_stream(forward, params, list(params), example, add, together=together)
+
+    def squares(cotangents: Tensor) -> Tensor:
+        found.clear()
+        stream(cotangents)
+        nothing = torch.zeros(len(cotangents), dtype=torch.float64, device=cotangents.device)
+        per_block = [sum((found[name] for name in names if name in found), nothing) for names in blocks.values()]
+        return torch.stack(per_block, dim=-1)
+
+    return scores, squares
 
 
 def _units(rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,29 @@ from torch import Tensor
 
 from bounds.autodiff import (
     check_blocks,
+    check_inputs,
+    check_params,
     chunk_size,
     differentiable,
     memory_budget,
     parameter_bytes,
 )
-from bounds.flatness.loss import Loss, loss_and_gradient, pointwise, prepare
-from bounds.jacobian import BATCH_SIZE, example_spans, row_function, score_all, squared_norms
+from bounds.flatness.loss import Loss, labels_of, loss_and_gradient, pointwise, prepare
+from bounds.jacobian import (
+    BATCH_SIZE,
+    example_spans,
+    norm_stream,
+    row_function,
+    score_all,
+    spans,
+    squared_norms,
+)
 from bounds.scores import cross_entropy
 from bounds.types import Blocks, Forward, Params, Sample, refuse
 from bounds.validation import check_labels
+
+LEAST_TOGETHER = 8
+"""Examples that must fit into the memory together for vmapping over them to be worth it."""
 
 
 def gradient_second_moment(
@@ -45,8 +58,8 @@ def gradient_second_moment(
         blocks: a partition of the parameters into B blocks (default: one block, ``"model"``).
         budget_bytes: memory for per-example gradients with ``vectorize``.
         vectorize: vmap over examples, several at a time: about 5 times faster for small models, but
-            ``forward`` must then support vmap.
-        batch_size: examples per plain forward pass (for ∂ℓ/∂s).
+            ``forward`` must then support vmap. Large models, of which the budget holds few, go one by one all the same.
+        batch_size: examples per plain forward pass (for ∂ℓ/∂s) with ``vectorize``.
 
     Returns:
         [N, B], float64; no reduction over examples.
@@ -57,16 +70,37 @@ def gradient_second_moment(
     Source: docs/theory.md (2) and (4). Status: exact per example; its mean over a sample is estimated.
     """
     partition = check_blocks(params, blocks)
-    budget = memory_budget(budget_bytes)
-    together = chunk_size(parameter_bytes(params), budget) if vectorize else 1
+    together = chunk_size(parameter_bytes(params), memory_budget(budget_bytes))
     with torch.no_grad(), differentiable():
+        if not vectorize or together < LEAST_TOGETHER:
+            return _one_by_one(forward, params, sample, loss, partition, together=together >= LEAST_TOGETHER)
         labels = prepare(forward, params, sample)
         scores = score_all(forward, params, sample.inputs, batch_size)
         slopes = _score_gradients(loss, scores, labels)
         norms = []
         for span, examples in example_spans(sample.inputs, len(sample), together):
-            rows = row_function(forward, params, list(params), examples, vectorize=vectorize)
+            rows = row_function(forward, params, list(params), examples, vectorize=True)
             norms.append(squared_norms(rows(slopes[span].unsqueeze(1)), partition).squeeze(1))
+    return torch.cat(norms)
+
+
+def _one_by_one(
+    forward: Forward,
+    params: Params,
+    sample: Sample,
+    loss: Loss,
+    partition: Mapping[str, Sequence[str]],
+    *,
+    together: bool,
+) -> Tensor:
+    """Return the squared gradient norms [N, B]: one forward and one backward pass per example, no gradient is kept."""
+    check_params(params)
+    check_inputs(sample.inputs)
+    norms = []
+    for span in spans(len(sample), 1):
+        one = sample.take(span)
+        scores, squares = norm_stream(forward, params, one.inputs, partition, together=together)
+        norms.append(squares(_score_gradients(loss, scores, labels_of(one, scores))))
     return torch.cat(norms)
 
 

@@ -48,6 +48,7 @@ def sharpness(
     steps: int = 10,
     loss: Loss = cross_entropy,
     batch_size: int = BATCH_SIZE,
+    at: tuple[float, Params] | None = None,
 ) -> Sharpness:
     """Increase of the mean loss at radius ρ, in weights or in merging coefficients.
 
@@ -67,6 +68,7 @@ def sharpness(
         steps: gradient evaluations of ``ascent``.
         loss: (scores, labels) -> losses [N] (default: cross-entropy).
         batch_size: examples per backward pass.
+        at: mean loss and gradient at θ, where they are known (as ``loss_and_gradient`` gives them): no pass for them.
 
     Returns:
         Sharpness, in units of the loss.
@@ -97,7 +99,7 @@ def sharpness(
         def value_at(perturbation: Mapping[str, Tensor]) -> float:
             return mean_loss(forward, space.move(perturbation), sample, labels, loss, batch_size)
 
-        start, gradient = evaluate(None)
+        start, gradient = evaluate(None) if at is None else (at[0], space.pull(at[1]))
         if method == "sam":
             return _first_order(start, gradient, rho, value_at)
         return _ascend(start, gradient, rho, steps, evaluate)

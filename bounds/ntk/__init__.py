@@ -1,16 +1,18 @@
 """The empirical neural tangent kernel: blocks and traces per example, Gram matrices, eigenvalues and drift."""
 
-from bounds.ntk.blocks import KernelTrace, example_blocks, trace
+from bounds.ntk.blocks import ExampleProducts, KernelTrace, example_blocks, example_products, trace
 from bounds.ntk.eigenvalues import Drift, Spectrum, drift, gram_drift, gram_spectrum, spectrum
 from bounds.ntk.gram_matrix import gram
 from bounds.ntk.quadratic import quadratic_form
 
 __all__ = [
     "Drift",
+    "ExampleProducts",
     "KernelTrace",
     "Spectrum",
     "drift",
     "example_blocks",
+    "example_products",
     "gram",
     "gram_drift",
     "gram_spectrum",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from bounds.autodiff import (
     check_blocks,
+    check_displacement,
     check_inputs,
     check_params,
     chunk_size,
@@ -19,13 +20,16 @@ from bounds.autodiff import (
     parameter_bytes,
 )
 from bounds.jacobian import (
+    INNER_SPLIT,
     Rows,
     class_count,
     directional,
     example_spans,
     inner_products,
+    norm_stream,
     parameter_groups,
     row_function,
+    row_stream,
     score_basis,
     spans,
     squared_norms,
@@ -33,6 +37,152 @@ from bounds.jacobian import (
 from bounds.types import Blocks, Estimate, Forward, Inputs, Params, refuse
 
 TraceMethod = Literal["exact", "hutchinson", "hutch++"]
+
+
+@dataclass(frozen=True)
+class ExampleProducts:
+    """What the rows of an example's Jacobian give, for N examples; float64 but for the scores.
+
+    ``scores`` [N, C] are f_θ; ``kernels`` [N, B, C, C] are K_b(x, x); ``derivatives`` [D, N, C] are J(x)d. Centred:
+    ΠJ in place of J.
+    """
+
+    scores: Tensor
+    kernels: Tensor
+    derivatives: Tensor
+
+
+def example_products(
+    forward: Forward,
+    params: Params,
+    inputs: Inputs,
+    displacements: Sequence[Params] = (),
+    *,
+    blocks: Blocks | None = None,
+    centred: bool = True,
+    budget_bytes: int | None = None,
+) -> ExampleProducts:
+    """Scores, diagonal kernel blocks and derivatives along displacements, of every example by itself.
+
+    Each example takes a forward pass and a backward pass for each of C - 1 cotangents. Where the rows do not fit into
+    the budget they are contracted as soon as the backward pass has made them, so that those of a few parameters are in
+    memory at a time. However many displacements there are cost no further pass; each is read once per example.
+
+    Args:
+        forward: (θ, x) -> scores [N, C].
+        params: θ.
+        inputs: N examples.
+        displacements: D displacements of θ; names that are missing from one count as 0 there.
+        blocks: a partition of the parameters into B blocks (default: one block, ``"model"``).
+        centred: ΠJ in place of J (docs/theory.md, section 0), in kernels and in derivatives.
+        budget_bytes: memory for Jacobian rows (default: see :func:`bounds.autodiff.memory_budget`). A parameter whose
+            rows do not fit is processed by itself, in pairs of row chunks and with backward passes of its own.
+
+    Returns:
+        ExampleProducts; no reduction over examples.
+
+    Raises:
+        InputError: bad parameters, inputs, displacements, blocks or budget; fewer than 2 scores with ``centred``.
+
+    Source: docs/theory.md, section 0. Status: exact.
+    """
+    partition = check_blocks(params, blocks)
+    n, budget = _check(params, inputs), memory_budget(budget_bytes)
+    for index, displacement in enumerate(displacements):
+        check_displacement(displacement, params, what=f"displacement {index}")
+    with torch.no_grad(), differentiable():
+        work = _Contraction(
+            forward=forward,
+            params=params,
+            displacements=displacements,
+            partition=partition,
+            basis=_basis(forward, params, inputs, centred),
+            budget=budget,
+        )
+        found = [work(example) for _, example in example_spans(inputs, n, 1)]
+    scores, kernels, derivatives = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return ExampleProducts(scores, kernels, derivatives.permute(2, 0, 1).contiguous())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contraction:
+    """Contracts the rows of one example, parameter by parameter, with one another and with the displacements."""
+
+    forward: Forward
+    params: Params
+    displacements: Sequence[Params]
+    partition: Mapping[str, Sequence[str]]
+    basis: Tensor
+    budget: int
+
+    def __call__(self, example: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [C], kernel blocks [B, C, C] and derivatives [C, D] of one example."""
+        sums: dict[str, Tensor] = {}
+
+        def add(name: str, rows: Tensor) -> None:
+            sums[name] = _with_rows_and_displacements(rows, name, self.displacements)
+
+        rank = self.basis.shape[1]
+        large = [name for name in self.params if self._bytes(name) * rank > self.budget]
+        small = {name: value for name, value in self.params.items() if name not in large}
+        if small:
+            together = rank * parameter_bytes(small) <= self.budget
+            scores, stream = row_stream(self.forward, self.params, list(small), example, add, together=together)
+            stream(self.basis.T)
+        else:
+            scores = self.forward(self.params, example)
+        for name in large:
+            sums[name] = self._in_pairs(name, example, self.basis.T)
+        wide = self.basis.double()
+        table = torch.stack([self._sum(names, sums, wide) for names in self.partition.values()])
+        return scores[0], wide @ table[:, :, :rank] @ wide.T, wide @ table[:, :, rank:].sum(dim=0)
+
+    def _bytes(self, name: str) -> int:
+        return parameter_bytes(self.params, [name])
+
+    def _sum(self, names: Sequence[str], sums: Mapping[str, Tensor], wide: Tensor) -> Tensor:
+        """Add up a block's contractions [r, r + D]; a parameter that the scores do not depend on has none."""
+        total = wide.new_zeros(wide.shape[1], wide.shape[1] + len(self.displacements))
+        for name in names:
+            if name in sums:
+                total += sums[name]
+        return total
+
+    def _in_pairs(self, name: str, example: Inputs, cotangents: Tensor) -> Tensor:
+        """Return the contractions [r, r + D] of a parameter whose rows do not fit, by pairs of chunks of rows."""
+        rows = row_function(self.forward, self.params, [name], example)
+        rank = len(cotangents)
+        total = torch.zeros(rank, rank + len(self.displacements), dtype=torch.float64, device=cotangents.device)
+        pieces = list(spans(rank, chunk_size(self._bytes(name), self.budget // 2)))
+        for index, first in enumerate(pieces):
+            left = rows(cotangents[None, first])[name][0]
+            found = _with_rows_and_displacements(left, name, self.displacements)
+            total[first, first], total[first, rank:] = found[:, : len(left)], found[:, len(left) :]
+            for second in pieces[index + 1 :]:
+                right = rows(cotangents[None, second])[name][0]
+                total[first, second] = inner_products(left.flatten(1), right.flatten(1))
+                total[second, first] = total[first, second].T
+                del right
+            del left
+        return total
+
+
+def _with_rows_and_displacements(rows: Tensor, name: str, displacements: Sequence[Params]) -> Tensor:
+    """Inner products [r, r + D], float64, of a parameter's rows [r, ...] with one another and with displacements.
+
+    All partners of a piece of the rows are multiplied while it is in the processor's cache.
+    """
+    flat, moved = rows.reshape(len(rows), -1), [d[name].reshape(1, -1) for d in displacements if name in d]
+    total = torch.zeros(len(flat), len(flat) + len(moved), dtype=torch.float64, device=flat.device)
+    for piece in spans(flat.shape[1], INNER_SPLIT):
+        left = flat[:, piece]
+        total += left @ torch.cat([left, *(other[:, piece] for other in moved)]).T
+    if len(moved) == len(displacements):
+        return total
+    whole = total.new_zeros(len(flat), len(flat) + len(displacements))
+    there = [i for i, d in enumerate(displacements) if name in d]
+    whole[:, [*range(len(flat)), *(len(flat) + i for i in there)]] = total
+    return whole
 
 
 def example_blocks(
@@ -47,9 +197,9 @@ def example_blocks(
 ) -> Tensor:
     """Diagonal kernel blocks K_b(x, x) = J_b(x) J_b(x)^T of every example and parameter block.
 
-    When the rows of an example do not fit into the budget, parameters are processed in groups (K is a sum
-    over parameters), one more backward pass through the activations for each; a tensor whose rows do not fit
-    by themselves is processed in pairs of row chunks.
+    Example by example as :func:`example_products`, or with ``vectorize`` several at a time. When their rows do not fit
+    into the budget then, parameters are processed in groups (K is a sum over parameters), one more backward pass
+    through the activations for each; a tensor whose rows do not fit by themselves is processed in pairs of row chunks.
 
     Args:
         forward: (θ, x) -> scores [N, C].
@@ -69,19 +219,23 @@ def example_blocks(
 
     Source: docs/theory.md, section 0. Status: exact.
     """
+    if not vectorize:
+        return example_products(
+            forward, params, inputs, blocks=blocks, centred=centred, budget_bytes=budget_bytes
+        ).kernels
     partition = check_blocks(params, blocks)
     n, budget = _check(params, inputs), memory_budget(budget_bytes)
     block_of = {name: index for index, names in enumerate(partition.values()) for name in names}
     with torch.no_grad(), differentiable():
         basis = _basis(forward, params, inputs, centred)
         rank = basis.shape[1]
-        together = chunk_size(rank * parameter_bytes(params), budget) if vectorize else 1
+        together = chunk_size(rank * parameter_bytes(params), budget)
         kernels = torch.zeros(n, len(partition), rank, rank, dtype=torch.float64, device=basis.device)
         for names in parameter_groups(params, budget // rank):
             size = rank * parameter_bytes(params, names)
             chunk = rank if size <= budget else chunk_size(size // rank, budget // 2)
             for span, examples in example_spans(inputs, n, together):
-                rows = row_function(forward, params, names, examples, vectorize=vectorize)
+                rows = row_function(forward, params, names, examples, vectorize=True)
                 cotangents = basis.T.expand(span.stop - span.start, -1, -1)
                 _add_blocks(kernels[span], rows, cotangents, block_of, min(rank, chunk))
         wide = basis.double()
@@ -187,15 +341,20 @@ def trace(
     n, budget = _check(params, inputs), memory_budget(budget_bytes)
     _check_method(method, probes)
     limit = chunk_size(parameter_bytes(params), budget)
+    largest = chunk_size(max(parameter_bytes(params, [name]) for name in params), budget)
     values, errors = [], []
     with torch.no_grad(), differentiable():
         basis = _basis(forward, params, inputs, centred)
         per_example = basis.shape[1] if method == "exact" else probes
         vectorize = vectorize and method != "hutch++"
-        together = chunk_size(per_example, limit) if vectorize else 1
-        for span, examples in example_spans(inputs, n, together):
-            rows = row_function(forward, params, list(params), examples, vectorize=vectorize)
-            reduce = _Norms(rows, basis, partition, limit)
+        at_once = chunk_size(per_example, limit) if vectorize else 1
+        for span, examples in example_spans(inputs, n, at_once):
+            if vectorize:
+                reduce = _Norms(_squares(forward, params, examples, partition), basis, limit)
+            else:
+                together = limit >= per_example
+                _, squares = norm_stream(forward, params, examples, partition, together=together)
+                reduce = _Norms(lambda c, squares=squares: squares(c[0]).unsqueeze(0), basis, largest)
             if method == "exact":
                 value = reduce(torch.eye(basis.shape[1]).expand(span.stop - span.start, -1, -1)).sum(1)
                 error = torch.zeros_like(value)
@@ -203,7 +362,7 @@ def trace(
                 signs = _signs((span.stop - span.start, probes, basis.shape[1]), generator)
                 value, error = _mean(reduce(signs))
             else:
-                value, error = _hutch_plus_plus(forward, params, examples, reduce, probes, generator)
+                value, error = _hutch_plus_plus(forward, params, examples, reduce, probes, limit, generator)
             values.append(value)
             errors.append(error)
     return KernelTrace(torch.cat(values), torch.cat(errors), tuple(partition), method)
@@ -211,11 +370,13 @@ def trace(
 
 @dataclass(frozen=True)
 class _Norms:
-    """Squared norms [n, r, B] of J^T B z for z [n, r, rank], at most ``limit`` rows in memory at a time."""
+    """Squared norms [n, r, B] of J^T B z for z [n, r, rank], at most ``limit`` rows in memory at a time.
 
-    rows: Rows
+    ``squares`` gives them for cotangents [n, r, C].
+    """
+
+    squares: Callable[[Tensor], Tensor]
     basis: Tensor
-    blocks: Mapping[str, Sequence[str]]
     limit: int
 
     def cotangents(self, coordinates: Tensor) -> Tensor:
@@ -224,13 +385,27 @@ class _Norms:
     def __call__(self, coordinates: Tensor) -> Tensor:
         cotangents = self.cotangents(coordinates)
         step = chunk_size(len(cotangents), self.limit)
-        pieces = spans(cotangents.shape[1], step)
-        return torch.cat([squared_norms(self.rows(cotangents[:, p]), self.blocks) for p in pieces], dim=1)
+        return torch.cat([self.squares(cotangents[:, p]) for p in spans(cotangents.shape[1], step)], dim=1)
+
+
+def _squares(
+    forward: Forward, params: Params, examples: Inputs, blocks: Mapping[str, Sequence[str]]
+) -> Callable[[Tensor], Tensor]:
+    """Return the function from cotangents [n, r, C] to squared norms [n, r, B], of several examples together."""
+    rows = row_function(forward, params, list(params), examples, vectorize=True)
+    return lambda cotangents: squared_norms(rows(cotangents), blocks)
 
 
 def _hutch_plus_plus(
-    forward: Forward, params: Params, example: Inputs, norms: _Norms, probes: int, generator: Generator | None
+    forward: Forward,
+    params: Params,
+    example: Inputs,
+    norms: _Norms,
+    probes: int,
+    limit: int,
+    generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
+    whole_rows = row_function(forward, params, list(params), example)
     rank = norms.basis.shape[1]
     sketched = min(probes // 3, rank)
 
@@ -238,11 +413,11 @@ def _hutch_plus_plus(
         return directional(forward, params, example, row)[1][0]
 
     def multiply(coordinates: Tensor) -> Tensor:
-        rows = {name: value[0] for name, value in norms.rows(norms.cotangents(coordinates)).items()}
+        rows = {name: value[0] for name, value in whole_rows(norms.cotangents(coordinates)).items()}
         return torch.vmap(push)(rows) @ norms.basis
 
     signs = _signs((1, sketched, rank), generator)
-    sketch = torch.cat([multiply(signs[:, p]) for p in spans(sketched, norms.limit)])
+    sketch = torch.cat([multiply(signs[:, p]) for p in spans(sketched, limit)])
     range_, _ = torch.linalg.qr(sketch.T.double())
     found = norms(range_.T[None]).sum(1)
     # tr K_b = tr Q^T K_b Q + E z^T (I - QQ^T) K_b (I - QQ^T) z for any orthonormal Q, hence for every block.

@@ -6,7 +6,8 @@ initialised CLIP towers, ``... merge`` a step of a learned merge against the pla
 mapped task vectors against the number of tasks, ``... closed_form`` the seconds and memory of merges in closed form,
 from files to a file, ``... files`` those of the commands from a suite file to an exported folder, beside mergekit and
 FusionBench where these are installed; ``... processes``, under torchrun, a step on several processes, and ``... plan``
-what more of them would send and read.
+what more of them would send and read, ``... report`` passes, seconds, memory and cache of every section of a report on
+experts of real size.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
 from diagnostics.benchmark import merge as benchmark_merge
 from diagnostics.benchmark import processes as benchmark_processes
+from diagnostics.benchmark import report as benchmark_report
 from diagnostics.benchmark import stream as benchmark_stream
 from merging.commands import options, run
 
@@ -34,6 +36,7 @@ BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "files": benchmark_files.measure,
     "processes": benchmark_processes.measure,
     "plan": benchmark_processes.plan,
+    "report": benchmark_report.measure,
 }
 
 

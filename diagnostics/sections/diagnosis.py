@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from torch import Tensor
 
-from bounds.types import InputError
+from bounds.autodiff import memory_budget
+from bounds.types import InputError, Params
 from diagnostics.diagnosis import (
     HURT,
     NEUTRAL,
@@ -129,8 +130,9 @@ def _edits_and_other(
 
 
 def _other_methods(workspace: Workspace, subject: Subject) -> list[Trial]:
-    """Return cheap methods without labels to try, the first that can be run: RegMean, then task arithmetic."""
+    """Return cheap methods without labels to try, the first that can be run: RegMean (if it fits), task arithmetic."""
     examples = min(CALIBRATION, *(fact["sizes"].get("calibration", 0) for fact in workspace.facts()))
+    fits = _regression_bytes(workspace.vectors.base) <= memory_budget()
     others: Mapping[str, Mapping[str, float | int]] = {
         "regmean": {"examples": examples},
         "task_arithmetic": {"scale": 0.3},
@@ -138,8 +140,17 @@ def _other_methods(workspace: Workspace, subject: Subject) -> list[Trial]:
     return [
         Trial(examples=workspace.settings.left_out, method=method, settings=settings)
         for method, settings in others.items()
-        if method != subject.artifact.label and (method != "regmean" or examples)
+        if method != subject.artifact.label and (method != "regmean" or (examples and fits))
     ]
+
+
+def _regression_bytes(base: Params) -> int:
+    """Memory that RegMean takes: of every weight [m, n] its sums [n, n] and [n, m], float64, and inputs' products.
+
+    With a width of 768 it is more than all else in a report.
+    """
+    matrices = [value.shape for value in base.values() if value.ndim == 2]
+    return sum(12 * n * n + 8 * m * n for m, n in matrices)
 
 
 def _origin(subject: Subject) -> str:

@@ -13,9 +13,8 @@ from torch import Tensor
 from bounds.autodiff import differentiable
 from bounds.flatness import sharpness
 from bounds.flatness.loss import loss_and_gradient, prepare
-from bounds.jacobian import BATCH_SIZE
 from bounds.scores import cross_entropy
-from bounds.types import Estimate, weighted_sum
+from bounds.types import Estimate, Params, Sample, weighted_sum
 from diagnostics.figures.numbers import number_estimate
 from diagnostics.figures.svg import FAINT
 from diagnostics.sections.base import Drawn, Section, View
@@ -25,10 +24,13 @@ from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.commands import plain
 from merging.params import squared_norms
+from merging.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BATCH = 8
+"""Examples of a backward pass: their activations are kept meanwhile, 30 MB each in a ViT-B/32."""
 LANCZOS_TOLERANCE = 0.02
 """Relative tolerance of the eigenvalues."""
 GROUPS = 8
@@ -61,16 +63,14 @@ def compute(workspace: Workspace, subject: Subject) -> FlatnessSection:
     """Measure each task at θ_m; the α-weighted gradient is summed over tasks before its norm is taken."""
     workspace.check_labels("test", "flatness of the risk")
     settings, count = workspace.settings, len(workspace.names)
-    wanted = [Pieces("slope", subject.key, lambda index: _slope(workspace, subject, index), count)]
+    wanted = [
+        Pieces("gradient", subject.key, lambda _: _mean_gradient(workspace, subject), 1),
+        Pieces("sharpness", subject.key, lambda index: _sharpness(workspace, subject, index), count),
+    ]
     if settings.hessian:
         wanted.append(Pieces("curvature", subject.key, lambda index: _curvature(workspace, subject, index), count))
-    parts, *bent = workspace.gather(wanted, f"{subject.label}: flatness")
-    weighted = list(zip(workspace.alpha, parts, strict=True))
-    gradient = {
-        name: torch.stack([a * part["gradient"][name].double() for a, part in weighted]).sum(dim=0)
-        for name in workspace.vectors.base
-    }
-    squares = squared_norms(gradient, workspace.blocks)
+    (gradient,), parts, *bent = workspace.gather(wanted, f"{subject.label}: flatness")
+    squares = dict(zip(workspace.blocks, gradient["squares"], strict=True))
     curved = bent[0] if bent else []
     return FlatnessSection(
         examples=min(settings.held_out, *(part["n"] for part in parts)),
@@ -121,18 +121,37 @@ def coefficient_eigenvalues(hessians: Sequence[Tensor], alpha: Sequence[float]) 
     return tuple(found)
 
 
-def _slope(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, Any]:
-    task, theta, settings = workspace.suite.tasks[index], workspace.weights(subject), workspace.settings
+def _mean_gradient(workspace: Workspace, subject: Subject) -> Mapping[str, Any]:
+    """Squared norm per block of the α-weighted gradient: one piece of work that adds up the tasks' gradients.
+
+    Kept task by task they would be a network each; their norms alone do not give that of their sum.
+    """
+    theta, total = workspace.weights(subject), dict[str, Tensor]()
+    for a, task in zip(workspace.alpha, workspace.suite.tasks, strict=True):
+        _, gradient = _loss_and_gradient(task, theta, workspace.held_out(task))
+        for name, value in gradient.items():
+            total[name] = total[name].add_(value, alpha=a) if name in total else a * value
+    return {"squares": list(squared_norms(total, workspace.blocks).values())}
+
+
+def _sharpness(workspace: Workspace, subject: Subject, index: int) -> Mapping[str, Any]:
+    """Increase of one task's loss at radius ρ, in weights and in coefficients, from one gradient."""
+    task, theta, rho = workspace.suite.tasks[index], workspace.weights(subject), workspace.settings.rho
     sample, deltas = workspace.held_out(task), workspace.vectors.deltas
+    at = _loss_and_gradient(task, theta, sample)
+    spaces = {"weights": None, "coefficients": deltas}
+    found = {
+        name: sharpness(task.forward, theta, sample, rho, directions=directions, batch_size=BATCH, at=at).increase
+        for name, directions in spaces.items()
+    }
+    return {"n": len(sample), **found}
+
+
+def _loss_and_gradient(task: Task, theta: Params, sample: Sample) -> tuple[float, dict[str, Tensor]]:
     with torch.no_grad(), differentiable():
         labels = prepare(task.forward, theta, sample)
-        _, gradient = loss_and_gradient(task.forward, theta, sample, labels, cross_entropy, BATCH_SIZE)
-    return {
-        "n": len(sample),
-        "gradient": {name: value.detach().cpu() for name, value in gradient.items()},
-        "weights": sharpness(task.forward, theta, sample, settings.rho).increase,
-        "coefficients": sharpness(task.forward, theta, sample, settings.rho, directions=deltas).increase,
-    }
+        value, gradient = loss_and_gradient(task.forward, theta, sample, labels, cross_entropy, BATCH)
+    return value, {name: entry.detach() for name, entry in gradient.items()}
 
 
 def table(view: View, part: FlatnessSection) -> Table:

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bounds.autodiff import differentiable, vmap_or_loop
+from bounds.autodiff import chunk_size, differentiable, memory_budget, parameter_bytes, vmap_or_loop
 from bounds.certificates import Count, Stratum, coefficient_kl, coefficient_pac_bayes, pooled
 from bounds.scores import check_scores
 from bounds.types import Blocks, Bound, Inputs, Params, take
@@ -37,7 +37,7 @@ from merging.task_vectors import TaskVectors, coefficient_blocks, merged
 CHUNKS = 4
 """Pieces in which each task's draws are cached and spread over processes."""
 TOGETHER = 8
-"""Draws whose merged weights are held at once: more leave the processor's cache."""
+"""Draws whose merged weights are held at once, at most: more leave the processor's cache, or the memory budget."""
 DRAWS_SHARE = 0.1
 """Share of a statement's δ that pays for the step from draws to their mean."""
 
@@ -187,13 +187,16 @@ def _judge(workspace: Workspace, subject: Subject, scale: float, piece: int, rep
         [],
     )
     examples = torch.arange(piece % CHUNKS, len(sample), CHUNKS)
+    few = min(TOGETHER, chunk_size(parameter_bytes(workspace.vectors.base), memory_budget()))
     with torch.no_grad(), differentiable():
-        for chosen in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
-            noise = torch.randn(len(chosen), *lam.shape, generator=generator, dtype=lam.dtype)
-            thetas = merged_draws(workspace.vectors, (lam.cpu() + scale * noise).to(workspace.device), blocks)
-            scores = vmap_or_loop(partial(_one, task), thetas, take(sample.inputs, chosen.to(workspace.device)))
-            check_scores(scores, len(chosen), len(task.class_names), described(task.name, "validation", "randomised"))
-            wrong.append(scores.argmax(dim=1).cpu() != labels[chosen])
+        for drawn in examples.repeat_interleave(repeats).split(TOGETHER) if len(examples) else ():
+            noise = torch.randn(len(drawn), *lam.shape, generator=generator, dtype=lam.dtype)
+            for chosen, draws in zip(drawn.split(few), (lam.cpu() + scale * noise).split(few), strict=True):
+                thetas = merged_draws(workspace.vectors, draws.to(workspace.device), blocks)
+                scores = vmap_or_loop(partial(_one, task), thetas, take(sample.inputs, chosen.to(workspace.device)))
+                what = described(task.name, "validation", "randomised")
+                check_scores(scores, len(chosen), len(task.class_names), what)
+                wrong.append(scores.argmax(dim=1).cpu() != labels[chosen])
     return torch.cat(wrong).view(-1, repeats) if wrong else torch.zeros(0, repeats, dtype=torch.bool)
 
 

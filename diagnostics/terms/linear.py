@@ -25,9 +25,10 @@ class LinearTask:
     """The linearised network on one task.
 
     ``held_out`` are N examples of the task's test split: ``scores0`` [N, C] = f_0, ``tangents`` [D, N, C] = J(x)d for
-    each displacement d (τ_1..τ_T, then θ_m - θ_0), ``kernel`` [N, B, C, C] = per-block K_b(x, x) (centred).
-    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels``, and
-    ``train_scores0`` = f_0 there;
+    each displacement d (τ_1..τ_T, then θ_m - θ_0), up to a constant for all scores of an example, which cross-entropy
+    does not see, ``kernel`` [N, B, C, C] = per-block K_b(x, x) (centred).
+    ``train_scores`` [n', C] = f^lin at the task's own expert on a subsample of S_t with ``train_labels`` (up to such a
+    constant), and ``train_scores0`` = f_0 there;
     ``train_trace`` [M, B] = tr K_b on the first M of it.
     """
 
@@ -97,50 +98,58 @@ def losses(scores: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(scores, labels).reshape(-1, len(labels)).mean(dim=0)
 
 
-def products(
-    task: Task,
-    test: Sample,
-    own: int,
-    base: Params,
-    displacements: Sequence[Params],
-    blocks: Blocks,
-    *,
-    kernel: int,
-    train: int,
-    seed: int,
+def on_held_out(
+    task: Task, test: Sample, base: Params, displacements: Sequence[Params], blocks: Blocks
 ) -> dict[str, Tensor]:
-    """Linearise one task at θ_0; return the fields of :class:`LinearTask` but ``kernel``, and labels where it has some.
+    """Linearise one task at θ_0 on held-out examples; return ``scores0``, ``tangents`` and ``kernel``.
+
+    The rows of J(x) that make the kernel make J(x)d of every displacement, too: no pass for each of them.
 
     Args:
         task: the task.
-        test: its held-out examples.
-        own: the index of its expert's displacement.
+        test: its held-out examples, or some of them.
         base: θ_0.
         displacements: D directions in weight space.
+        blocks: partition for kernels.
+    """
+    found = ntk.example_products(task.forward, base, test.inputs, displacements, blocks=blocks)
+    check_scores(found.scores, len(test), len(task.class_names), described(task.name, "test", "pretrained"))
+    return {
+        "scores0": found.scores.double().cpu(),
+        "tangents": found.derivatives.cpu(),
+        "kernel": found.kernels.cpu(),
+    }
+
+
+def on_training(
+    task: Task, displacement: Params, base: Params, blocks: Blocks, *, kernel: int, train: int, seed: int
+) -> dict[str, Tensor]:
+    """Linearise one task at θ_0 on its expert's own sample; return ``train_...`` (labels where there are some).
+
+    The rows that make the traces of the first examples make their J(x)τ, too; the others take a JVP.
+
+    Args:
+        task: the task.
+        displacement: its expert's.
+        base: θ_0.
         blocks: partition for kernels.
         kernel: examples M of S_t for the trace of the kernel.
         train: subsample of S_t for the expert's own risk.
         seed: of the subsample.
     """
     sample = subsample(task.train, train, seed)
-    scores0, tangents = jvp_scores(task.forward, base, test.inputs, displacements)
-    train0, own_tangent = jvp_scores(task.forward, base, sample.inputs, [displacements[own]])
-    for split, scores, size in (("test", scores0, len(test)), ("train", train0, len(sample))):
-        check_scores(scores, size, len(task.class_names), described(task.name, split, "pretrained"))
-    traced = ntk.trace(task.forward, base, sample.take(slice(kernel)).inputs, blocks=blocks)
+    traced = ntk.example_products(task.forward, base, sample.take(slice(kernel)).inputs, [displacement], blocks=blocks)
+    scores, tangents = traced.scores, traced.derivatives[0].to(traced.scores)
+    if len(sample) > kernel:
+        rest = jvp_scores(task.forward, base, sample.take(slice(kernel, None)).inputs, [displacement])
+        scores, tangents = torch.cat([scores, rest[0]]), torch.cat([tangents, rest[1][0]])
+    check_scores(scores, len(sample), len(task.class_names), described(task.name, "train", "pretrained"))
     return {
-        "scores0": scores0.double().cpu(),
-        "tangents": tangents.double().cpu(),
-        "train_scores0": train0.double().cpu(),
-        "train_scores": (train0 + own_tangent[0]).double().cpu(),
-        "train_trace": traced.values.double().cpu(),
+        "train_scores0": scores.double().cpu(),
+        "train_scores": (scores + tangents).double().cpu(),
+        "train_trace": traced.kernels.diagonal(dim1=-2, dim2=-1).sum(dim=-1).cpu(),
         **({} if sample.labels is None else {"train_labels": sample.labels.cpu()}),
     }
-
-
-def kernels(task: Task, test: Sample, base: Params, blocks: Blocks) -> Tensor:
-    """K_b(x, x) [N, B, C, C] of examples, centred, on the CPU."""
-    return ntk.example_blocks(task.forward, base, test.inputs, blocks=blocks).double().cpu()
 
 
 def subsample(sample: Sample, size: int, seed: int) -> Sample:

@@ -89,19 +89,18 @@ def sample_posteriors(
     gradients: list[Tensor] = [torch.empty(0)] * len(means)
     generator = torch.Generator().manual_seed(seed)
     for j in posteriors:
-        thetas = [draw_weights(means[j], sigmas[j], blocks, generator) for _ in range(draws)]
-        for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
-            parts = [
-                score_task(task, theta, _share(sample, d, draws).inputs, "test", f"expert {j} with noise")
-                for d, theta in enumerate(thetas)
-            ]
-            scores[i][j] = _interleave(parts, len(sample)).double().cpu()
-        squares = [
-            gradient_second_moment(
-                tasks[j].forward, theta, _share(held_out[j], d, draws), blocks=blocks, vectorize=True
-            )
-            for d, theta in enumerate(thetas)
-        ]
+        parts: list[list[Tensor]] = [[] for _ in tasks]
+        squares = []
+        for d in range(draws):  # one draw of all weights is in memory at a time
+            theta = draw_weights(means[j], sigmas[j], blocks, generator)
+            for i, (task, sample) in enumerate(zip(tasks, held_out, strict=True)):
+                inputs = _share(sample, d, draws).inputs
+                parts[i].append(score_task(task, theta, inputs, "test", f"expert {j} with noise"))
+            mine = _share(held_out[j], d, draws)
+            squares.append(gradient_second_moment(tasks[j].forward, theta, mine, blocks=blocks, vectorize=True))
+            del theta
+        for i, sample in enumerate(held_out):
+            scores[i][j] = _interleave(parts[i], len(sample)).double().cpu()
         gradients[j] = _interleave(squares, len(held_out[j])).double().cpu()
     labels = [sample.labels.cpu() for sample in held_out if sample.labels is not None]
     return PosteriorDraws(scores, gradients, labels)

@@ -38,6 +38,74 @@ def test_blocks_and_exact_traces_match_dense_jacobians(name, dtype, centred):
     assert_near(whole.values[:, 0], traces_of(expected).sum(1), dtype)
 
 
+def partial_displacements(params):
+    """A whole displacement, one without its first tensor, and none at all."""
+    whole = oracles.displacement(params)
+    first = next(iter(params))
+    return [whole, {name: value for name, value in whole.items() if name != first}, {}]
+
+
+@pytest.mark.parametrize("name", oracles.MODELS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("centred", [True, False])
+def test_scores_kernels_and_derivatives_of_examples_match_dense_jacobians(name, dtype, centred):
+    forward, params, inputs = oracles.MODELS[name](dtype)
+    blocks, directions = oracles.halves(params), partial_displacements(params)
+    found = ntk.example_products(forward, params, inputs, directions, blocks=blocks, centred=centred)
+    assert_near(found.scores, forward(params, inputs), dtype)
+    assert_near(found.kernels, dense_blocks(forward, params, inputs, blocks, centred), dtype)
+    jacobian = oracles.jacobian(forward, params, inputs).double()
+    if centred:
+        jacobian = jacobian - jacobian.mean(dim=1, keepdim=True)
+    zero = {key: torch.zeros_like(value) for key, value in params.items()}
+    expected = torch.stack([jacobian @ oracles.flatten({**zero, **d}).double() for d in directions])
+    assert_near(found.derivatives, expected, dtype)
+    assert not found.derivatives[2].any()
+
+
+@pytest.mark.parametrize("budget", [5 * 3 * ROW, 2 * ROW, 100, 1])
+def test_budgets_do_not_change_the_derivatives(budget):
+    forward, params, inputs = oracles.mlp()
+    directions = partial_displacements(params)
+    expected = ntk.example_products(forward, params, inputs, directions)
+    found = ntk.example_products(forward, params, inputs, directions, budget_bytes=budget)
+    assert_near(found.kernels, expected.kernels)
+    assert_near(found.derivatives, expected.derivatives)
+
+
+def test_a_tensor_that_serves_twice_and_one_that_serves_never():
+    """Rows are contracted after both uses have been added up; what the scores do not depend on counts as 0."""
+    inputs = torch.randn(3, 4, dtype=torch.float64)
+    weight, idle = torch.randn(4, 4, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+
+    def forward(params, x):
+        return torch.tanh(x @ params["weight"]) @ params["weight"]
+
+    params = {"weight": weight, "idle": idle}
+    direction = {"weight": torch.randn(4, 4, dtype=torch.float64), "idle": idle}
+    found = ntk.example_products(forward, params, inputs, [direction], blocks={"a": ["weight"], "b": ["idle"]})
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(lambda w, x=x: forward({"weight": w}, x[None])[0], weight) for x in inputs]
+    ).flatten(2)
+    jacobian = jacobian - jacobian.mean(dim=1, keepdim=True)
+    assert_near(found.kernels[:, 0], jacobian @ jacobian.mT)
+    assert_near(found.derivatives[0], jacobian @ direction["weight"].flatten())
+    assert not found.kernels[:, 1].any()
+    assert not ntk.trace(forward, params, inputs, blocks={"a": ["weight"], "b": ["idle"]}).values[:, 1].any()
+
+
+def test_an_example_takes_one_forward_pass_whatever_the_displacements():
+    forward, params, inputs = oracles.mlp()
+    calls = []
+
+    def counted(p, x):
+        calls.append(len(x))
+        return forward(p, x)
+
+    ntk.example_products(counted, params, inputs, partial_displacements(params))
+    assert calls == [1] * (len(inputs) + 1), "and one that says how many scores there are"
+
+
 # Budgets of everything at once, 5 examples (7 = 5 + 2), 2 rows (3 = 2 + 1), less than a row.
 @pytest.mark.parametrize("budget", [None, 5 * 3 * ROW, 2 * ROW, 100, 1])
 @pytest.mark.parametrize("vectorize", [False, True])

@@ -430,3 +430,14 @@ def test_the_page_says_words_and_scales_of_the_sweep(suite, learned, tmp_path, m
         assert sum(p["task_risks"]) / 3 == pytest.approx(p["risk"]["value"])
     for figure in ("without-1", "coefficients-1", "task_vectors-1"):
         assert (tmp_path / "report" / "figures" / f"{figure}.svg").is_file()
+
+
+def test_a_method_whose_sums_exceed_the_memory_budget_is_not_tried(suite, monkeypatch):
+    """Of a weight [m, n]: sums [n, n] and [n, m] in float64, products [n, n] in float32."""
+    workspace = space(suite, merge("average", suite))
+    matrices = [v.shape for v in suite.task_vectors.base.values() if v.ndim == 2]
+    least = sum(8 * (n * n + n * m) + 4 * n * n for m, n in matrices)
+    for budget, tried in ((least, ["regmean", "task_arithmetic"]), (least - 1, ["task_arithmetic"])):
+        monkeypatch.setenv("MERGEBOUND_MEMORY_BYTES", str(budget))
+        found = diagnosis._other_methods(workspace, workspace.subjects[0])
+        assert [trial.method for trial in found] == tried

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from bounds.flatness import gradient_norm
 from bounds.heterogeneity import cross_risk
+from bounds.jacobian import centre
 from bounds.linearize import linearize
 from bounds.pac_bayes import amplification, qsb_constant
 from bounds.theorems import Experts, MergedModel, Weights, theorem2
@@ -66,9 +67,9 @@ def worlds(suite, blocks, displacement):
     found = []
     for i, task in enumerate(suite.tasks):
         held_out = linear_world.subsample(task.test, 24, 0)
-        products = linear_world.products(task, held_out, i, base, directions, blocks, kernel=12, train=60, seed=0)
-        kernel = linear_world.kernels(task, held_out, base, blocks)
-        found.append(linear_world.LinearTask(held_out=held_out, kernel=kernel, **products))
+        measured = linear_world.on_held_out(task, held_out, base, directions, blocks)
+        own = linear_world.on_training(task, directions[i], base, blocks, kernel=12, train=60, seed=0)
+        found.append(linear_world.LinearTask(held_out=held_out, **measured, **own))
     return found
 
 
@@ -96,9 +97,10 @@ def test_tangents_kernels_and_train_scores_are_the_dense_ones(suite, worlds, blo
     base = suite.task_vectors.base
     for i, (task, world) in enumerate(zip(suite.tasks, worlds, strict=True)):
         jacobian = dense_jacobian(task, base, world.held_out.inputs)
-        for d, direction in enumerate([*suite.task_vectors.deltas, displacement]):
-            assert torch.allclose(world.tangents[d], jacobian @ flat(direction), rtol=1e-8, atol=1e-10)
+        assert torch.allclose(world.scores0, task.forward(base, world.held_out.inputs), rtol=1e-8, atol=1e-10)
         centred = jacobian - jacobian.mean(dim=1, keepdim=True)
+        for d, direction in enumerate([*suite.task_vectors.deltas, displacement]):
+            assert torch.allclose(world.tangents[d], centred @ flat(direction), rtol=1e-8, atol=1e-10)
         start = 0
         for b, names in enumerate(blocks.values()):
             size = sum(base[n].numel() for n in names)
@@ -107,7 +109,11 @@ def test_tangents_kernels_and_train_scores_are_the_dense_ones(suite, worlds, blo
             start += size
         sample = linear_world.subsample(task.train, 60, 0)
         own = linear_scores(task, base, suite.task_vectors.expert(i), sample.inputs)
-        assert torch.allclose(world.train_scores, own, rtol=1e-8, atol=1e-10)
+        assert torch.allclose(world.train_scores0, task.forward(base, sample.inputs), rtol=1e-8, atol=1e-10)
+        assert torch.allclose(centre(world.train_scores), centre(own), rtol=1e-8, atol=1e-10)
+        own_rows = dense_jacobian(task, base, sample.inputs[:12])
+        own_rows = own_rows - own_rows.mean(dim=1, keepdim=True)
+        assert torch.allclose(world.train_trace.sum(dim=1), own_rows.square().sum(dim=(1, 2)), rtol=1e-8)
         assert sample.labels is not None
         assert torch.equal(world.train_labels, sample.labels)
 

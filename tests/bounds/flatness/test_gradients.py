@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from bounds import flatness, ntk
+from bounds.flatness import loss as loss_module
+from bounds.flatness import radius as radius_module
+from bounds.scores import cross_entropy
 from bounds.types import InputError, Sample, take
 from tests import oracles
 from tests.tolerances import assert_near
@@ -270,3 +273,20 @@ def test_refusals():
     ]:
         with pytest.raises(InputError, match=match):
             call()
+
+
+def test_sharpness_from_a_gradient_that_is_known_takes_no_backward_pass(monkeypatch):
+    forward, params, sample = labelled("mlp")
+    directions = [oracles.displacement(params, seed) for seed in (1, 2)]
+    labels = loss_module.prepare(forward, params, sample)
+    at = loss_module.loss_and_gradient(forward, params, sample, labels, cross_entropy, 4)
+    expected = [flatness.sharpness(forward, params, sample, 0.1, directions=d) for d in (None, directions)]
+
+    def gone(*arguments):
+        raise AssertionError("differentiated again")
+
+    monkeypatch.setattr(radius_module, "loss_and_gradient", gone)
+    for one, given in zip(expected, (None, directions), strict=True):
+        found = flatness.sharpness(forward, params, sample, 0.1, directions=given, at=at)
+        assert found.increase == pytest.approx(one.increase, rel=1e-9)
+        assert found.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-9)

@@ -121,7 +121,8 @@ def test_another_beta_is_another_bound_in_the_same_cache_and_measures_no_network
     def gone(*arguments, **more):
         raise AssertionError("linearised again")
 
-    monkeypatch.setattr(linear_world, "products", gone)
+    monkeypatch.setattr(linear_world, "on_held_out", gone)
+    monkeypatch.setattr(linear_world, "on_training", gone)
     found = build(space(suite, artifact, folder, "0.5 0.25 0.25"), ["bound"]).merges[0].bound
     assert found.readings[1].value != pytest.approx(reports["uniform"].merges[0].bound.readings[1].value)
     again = build(space(suite, artifact, folder, *GIVEN), ["bound"])
