@@ -37,7 +37,7 @@ def by_numpy(deltas, ridge, differ=False, share=0.3, prior=True, centred=False):
         ridges = [ridge / np.trace(c) for c in covariances]
         covariances = [c / np.trace(c) for c in covariances]
     weights = [c + r * np.eye(len(c)) for c, r in zip(covariances, ridges, strict=True)]
-    means = sum(covariances).mean(axis=0)
+    means = np.sum(covariances, axis=0).mean(axis=0)
     total = sum(weights) + (np.outer(np.ones(len(means)), means) if prior else 0)
     numerators = [delta - delta.mean(axis=0) if centred else delta for delta in deltas]
     merged = sum(n @ w for n, w in zip(numerators, weights, strict=True)) @ np.linalg.inv(total)

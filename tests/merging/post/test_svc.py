@@ -102,4 +102,4 @@ def test_matrices_of_convolutions_and_vectors():
     update = {name: value - base[name] for name, value in found.items()}
     assert_near(update["conv"].reshape(4, 12), update["flat"])
     assert_near(update["flat"], calibrated(deltas.sum(dim=0), deltas, 0.5))
-    assert_near(update["bias"], tensors["bias"].sum(dim=0)), "vectors have no spectrum"
+    assert_near(update["bias"], tensors["bias"].sum(dim=0))  # vectors have no spectrum
