@@ -205,20 +205,20 @@ def test_an_interrupted_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
     space = workspace(suite, artifact, cache=tmp_path / "cache")
     done = []
 
-    def interrupted(task, *arguments, original=linear_world.products, **more):
+    def interrupted(task, *arguments, original=linear_world.on_training, **more):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(task.name)
         return original(task, *arguments, **more)
 
-    monkeypatch.setattr(linear_world, "products", interrupted)
+    monkeypatch.setattr(linear_world, "on_training", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(space)
     assert done == ["task0", "task1"]
     again = []
     monkeypatch.undo()
-    original = linear_world.products
-    monkeypatch.setattr(linear_world, "products", lambda t, *a, **k: again.append(t.name) or original(t, *a, **k))
+    original = linear_world.on_training
+    monkeypatch.setattr(linear_world, "on_training", lambda t, *a, **k: again.append(t.name) or original(t, *a, **k))
     report = build(workspace(suite, artifact, cache=tmp_path / "cache"))
     assert again == ["task2"]
     assert without_times(report) == without_times(build(workspace(suite, artifact)))
