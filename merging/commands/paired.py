@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from scipy.optimize import brentq
@@ -150,7 +150,10 @@ def _tail(square: float, parts: Sequence[tuple[float, float]]) -> float:
     def excess(exponent: float) -> float:
         return sum(v * float(stdtrit(f, 10**exponent / 2)) ** 2 for v, f in parts) - square
 
-    return 0.0 if excess(-15) < 0 else 10 ** float(brentq(excess, -15, 0, xtol=1e-12))
+    if excess(-15) < 0:
+        return 0.0
+    root: Any = brentq(excess, -15, 0, xtol=1e-12)
+    return 10 ** float(root)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -57,7 +57,12 @@ def test_all_rows_may_be_handed_on_again():
     params, times = {"w": torch.randn(4, 3)}, []
     with torch.no_grad():
         _, stream = row_stream(
-            lambda p, x: x @ p["w"], params, ["w"], torch.ones(1, 4), lambda _, rows: times.append(rows), together=False
+            lambda p, x: torch.as_tensor(x) @ p["w"],
+            params,
+            ["w"],
+            torch.ones(1, 4),
+            lambda _, rows: times.append(rows),
+            together=False,
         )
         stream(torch.eye(3)[:2])
         stream(torch.eye(3)[2:])

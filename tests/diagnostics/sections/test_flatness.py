@@ -70,8 +70,8 @@ def test_the_gradient_is_that_of_the_weighted_risk(measured):
     """One backward pass through Σ_t α_t L̂_t, against norms made of the tasks' gradients one after the other."""
     found, space, artifact, _ = measured
     leaves = {name: value.clone().requires_grad_() for name, value in artifact.merged.items()}
-    total = sum(a * risk_of(space, t, leaves, False) for a, t in zip(space.alpha, space.suite.tasks, strict=True))
-    total.backward()
+    losses = [a * risk_of(space, t, leaves, False) for a, t in zip(space.alpha, space.suite.tasks, strict=True)]
+    torch.stack(losses).sum().backward()
     for block, names in space.blocks.items():
         square = sum(float(leaves[name].grad.double().square().sum()) for name in names)
         assert found.gradient_per_block[block] == pytest.approx(square**0.5, rel=1e-5)
