@@ -139,12 +139,13 @@ class Path:
     def point(self, s: float, *, assumed: bool = False) -> SweepPoint:
         """Return everything the sweep shows at s; ``assumed``: the assumed-linear reading, too."""
         tasks, theta = self.suite.tasks, self.weights(s)
+        start = merge_terms.NetworkAtPoint([world.scores0 for world in self.worlds])
         if assumed:
             network = merge_terms.network_at(tasks, self.worlds, theta, self.side.centre)
-        elif s == 0:  # θ_0: what is known, to the bit, so that nothing divides rounding by rounding
-            network = merge_terms.NetworkAtPoint([world.scores0 for world in self.worlds])
         else:
-            network = merge_terms.scores_at(tasks, self.worlds, theta)
+            network = merge_terms.scores_at(tasks, self.worlds, theta) if s else start
+        if s == 0:  # θ_0: what is known, to the bit, so that nothing divides rounding by rounding
+            network = replace(network, scores=start.scores)
         bounds, at = self.bounds(s, network)
         wrong = [
             float(zero_one_loss(scores, world.labels).mean())

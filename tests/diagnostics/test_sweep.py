@@ -161,8 +161,10 @@ def test_drift_and_sharpness_along_the_path_are_those_of_the_point(suite, artifa
     every = section.sweep(workspace, subject, [direction], local=section.Local(assumed=True)).paths[0].points[1]
     assert every.bounds == pytest.approx({**whole.bounds, "assumed-linear": every.bounds["assumed-linear"]})
     assert every.risk.value == pytest.approx(plain.risk.value)
-    (origin,) = section.sweep(workspace, subject, [dataclasses.replace(direction, grid=(0.0,))]).paths[0].points
-    assert origin.residual == origin.transfer.value == 0.0
+    at_start = dataclasses.replace(direction, grid=(0.0,))
+    for assumed in (False, True):
+        (origin,) = section.sweep(workspace, subject, [at_start], local=section.Local(assumed=assumed)).paths[0].points
+        assert origin.residual == origin.transfer.value == 0.0
 
 
 def test_an_experts_derivatives_are_those_measured_at_the_pretrained_weights(suite, artifact):
