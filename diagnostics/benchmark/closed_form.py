@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,14 +17,14 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from bounds.types import refuse
-from diagnostics.benchmark.measuring import MIB, peak_memory, private_bytes, tower_shapes
+from diagnostics.benchmark.measuring import MIB, own_folder, peak_memory, private_bytes, told_as_json, tower_shapes
 from merging import TaskVectors
 from merging.artifact import save
 from merging.checkpoints import map_safetensors
-from merging.commands import console, track, write_json
+from merging.commands import console, track
 from merging.commands.compare import parse
 from merging.commands.measure import REFERENCES, Spec
-from merging.files import check_destination, write
+from merging.files import check_destination
 from merging.methods import find, merge, needs_of
 from merging.rows import VALIDATION
 
@@ -88,12 +86,8 @@ def measure(
         check_destination(json_out, "--json-out")
     with _experts(model, tasks, folder) as files:
         cases = [_apart(spec, model, files, threads) for spec in track(specs, "methods")]
-    text = json.dumps([asdict(case) for case in cases], indent=1)
-    if json_out == "-":
-        write_json(text + "\n")
+    if told_as_json(cases, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(cases)
 
 
@@ -115,18 +109,14 @@ def _experts(model: str, tasks: int, folder: Path | None) -> Iterator[list[Path]
     """Write θ_0 and T experts below a temporary folder: their files, θ_0's first."""
     shapes = tower_shapes(model)
     size = 4 * sum(shape.numel() for shape in shapes.values())
-    try:
-        place = tempfile.TemporaryDirectory(prefix="mergebound.", dir=folder)
-    except OSError as error:
-        refuse(f"folder {folder}", expected="a folder that can be written", got=error.strerror, cure="choose another")
-    with place as name:
-        free, needed = shutil.disk_usage(name).free, (tasks + 2) * size
+    with own_folder(folder) as place:
+        free, needed = shutil.disk_usage(place).free, (tasks + 2) * size
         if free < needed:
             got = f"{free / 1e9:.1f} GB"
             refuse(
-                f"disk of {name}", expected=f"{needed / 1e9:.1f} GB of room", got=got, cure="choose another --folder"
+                f"disk of {place}", expected=f"{needed / 1e9:.1f} GB of room", got=got, cure="choose another --folder"
             )
-        files = [Path(name) / "base.safetensors", *(Path(name) / f"task{t}.safetensors" for t in range(tasks))]
+        files = [place / "base.safetensors", *(place / f"task{t}.safetensors" for t in range(tasks))]
         base = _random(shapes, SIZES["base"], 0)
         save_file(base, files[0])
         for index, file in enumerate(track(files[1:], "experts")):

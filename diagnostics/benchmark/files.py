@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from rich.table import Table
 from safetensors import safe_open
 
 from bounds.types import refuse
-from diagnostics.benchmark.measuring import MIB
-from merging.commands import console, track, write_json
-from merging.files import check_destination, write
+from diagnostics.benchmark.measuring import MIB, own_folder, told_as_json
+from merging.commands import console, track
+from merging.files import check_destination
 from merging.models.libraries import library
 
 SUITE = """\
@@ -102,12 +102,8 @@ def measure(
     with _made(tasks, width, layers, folder) as place:
         ways = _ways(place, tasks, threads, mergekit, fusionbench)
         cases = [case for way in track(list(ways), "ways") for case in _cases(place, way, ways[way], tasks, threads)]
-    text = json.dumps([asdict(case) for case in cases], indent=1)
-    if json_out == "-":
-        write_json(text + "\n")
+    if told_as_json(cases, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(cases, f"{tasks} experts, {layers} layers of width {width}, {threads} threads")
 
 
@@ -125,12 +121,7 @@ def _made(tasks: int, width: int, layers: int, folder: Path | None) -> Iterator[
     config = transformers.CLIPConfig(
         text_config=text, vision_config={**vision, "num_attention_heads": width // 64}, projection_dim=64
     )
-    try:
-        place = tempfile.TemporaryDirectory(prefix="mergebound.", dir=folder)
-    except OSError as error:
-        refuse(f"folder {folder}", expected="a folder that can be written", got=error.strerror, cure="choose another")
-    with place as name:
-        path = Path(name)
+    with own_folder(folder) as path:
         torch.manual_seed(0)
         clip = transformers.CLIPModel(config)
         clip.save_pretrained(path / "base")

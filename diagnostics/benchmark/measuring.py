@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 
 from bounds.autodiff import functional
 from bounds.types import Forward, Params, refuse
-from merging.commands import console
+from merging.commands import console, write_json
+from merging.files import write
 
 CLASSES = 10
 MIB = 2**20
@@ -162,3 +165,32 @@ def show(results: Sequence[Result]) -> None:
         verdict = "" if result.goal is None else ("met" if result.ratio <= result.goal else "MISSED")
         table.add_row(result.what, f"{result.ratio:.2f}", f"{goal} {verdict}", result.detail)
     console().print(table)
+
+
+@contextmanager
+def own_folder(folder: Path | None) -> Iterator[Path]:
+    """Make a folder below ``folder`` (None: the system's) that is removed with all that is in it.
+
+    Raises:
+        InputError: a folder that cannot be written.
+    """
+    try:
+        place = tempfile.TemporaryDirectory(prefix="mergebound.", dir=folder)
+    except OSError as error:
+        refuse(f"folder {folder}", expected="a folder that can be written", got=error.strerror, cure="choose another")
+    with place as name:
+        yield Path(name)
+
+
+def told_as_json(cases: Sequence[Any], json_out: str) -> bool:
+    """Write cases (data classes) as JSON to the file ``json_out``, if one is named; whether "-" replaced the table.
+
+    Raises:
+        InputError: a file that cannot be written.
+    """
+    text = json.dumps([asdict(case) for case in cases], indent=1) + "\n"
+    if json_out == "-":
+        write_json(text)
+    elif json_out:
+        write(json_out, lambda file: file.write(text.encode()), "--json-out")
+    return json_out == "-"

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -28,13 +28,14 @@ from diagnostics.benchmark.measuring import (
     faster,
     peak_memory,
     private_bytes,
+    told_as_json,
     took,
     tower,
 )
 from merging import Task, TaskVectors
-from merging.commands import console, track, write_json
+from merging.commands import console, track
 from merging.execution import Autocast, Execution
-from merging.files import check_destination, write
+from merging.files import check_destination
 from merging.learned import LearnedSettings, init, prepare, update
 from merging.learned.perturbations import PERTURBATIONS
 from merging.task_vectors import Storage
@@ -136,12 +137,8 @@ def measure(
             cases += [_case(experts, model, perturbation, effort) for perturbation in track(perturbations, storage)]
         finally:
             experts.remove()
-    text = json.dumps([asdict(case) for case in cases], indent=1)
-    if json_out == "-":
-        write_json(text + "\n")
+    if told_as_json(cases, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(cases)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +14,20 @@ import torch
 from rich.table import Table
 
 from bounds.types import Forward, Params, Sample, refuse
-from diagnostics.benchmark.measuring import CLASSES, MIB, cosine_head, peak_memory, private_bytes, tower, tower_shapes
+from diagnostics.benchmark.measuring import (
+    CLASSES,
+    MIB,
+    cosine_head,
+    peak_memory,
+    private_bytes,
+    told_as_json,
+    tower,
+    tower_shapes,
+)
 from merging import Task, TaskVectors
-from merging.commands import console, write_json
+from merging.commands import console
 from merging.execution import Execution
-from merging.files import check_destination, write
+from merging.files import check_destination
 from merging.learned import LearnedSettings, Problem, init, prepare, update
 from merging.learned.perturbations import PERTURBATIONS
 from merging.processes import Processes, processes
@@ -217,12 +225,8 @@ def _sent_to_itself() -> int:
 
 
 def _tell(cases: Sequence[Case], json_out: str) -> None:
-    text = json.dumps([asdict(case) for case in cases], indent=1)
-    if json_out == "-":
-        write_json(text + "\n")
+    if told_as_json(cases, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     one = cases[0]
     title = f"{one.model}, {one.tasks} tasks, batch {one.batch}, {one.storage}, {one.processes} processes, a step"
     table = Table(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,11 @@ from diagnostics.benchmark.measuring import (
     CLASSES,
     MIB,
     cosine_head,
+    own_folder,
     peak_memory,
     private_bytes,
     small_vit,
+    told_as_json,
     tower,
 )
 from diagnostics.report import build, check_sections
@@ -34,8 +33,8 @@ from diagnostics.subject import Subject
 from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import Task, TaskVectors, merge
-from merging.commands import console, track, write_json
-from merging.files import check_destination, write
+from merging.commands import console, track
+from merging.files import check_destination
 from merging.suites import Suite
 from merging.task import score
 from merging.task_vectors import Storage
@@ -106,31 +105,12 @@ def measure(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    with _made(folder) as place:
+    with own_folder(folder) as place:
         suite = _suite(model, tasks, settings, examples, place / "task_vectors.safetensors")
         costs = _costs(suite, settings, chosen, place / "cache")
-    text = json.dumps([asdict(cost) for cost in costs], indent=1)
-    if json_out == "-":
-        write_json(text + "\n")
+    if told_as_json(costs, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode() + b"\n"), "--json-out")
     _show(costs, f"{model}, {tasks} tasks, {held_out} held-out and {train} training examples each")
-
-
-@contextmanager
-def _made(folder: Path | None) -> Iterator[Path]:
-    """Make a folder of our own that is removed with all that is in it.
-
-    Raises:
-        InputError: a folder that cannot be written.
-    """
-    try:
-        place = tempfile.TemporaryDirectory(prefix="mergebound.", dir=folder)
-    except OSError as error:
-        refuse(f"folder {folder}", expected="a folder that can be written", got=error.strerror, cure="choose another")
-    with place as name:
-        yield Path(name)
 
 
 def _suite(model: str, count: int, settings: Settings, examples: int, file: Path) -> Suite:

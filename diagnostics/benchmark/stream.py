@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from rich.table import Table
 
 from bounds.types import Params
-from diagnostics.benchmark.measuring import Took, draw, took, tower
+from diagnostics.benchmark.measuring import Took, draw, told_as_json, took, tower
 from diagnostics.benchmark.merge import Precision
 from merging import TaskVectors, contract, merged
-from merging.commands import console, track, write_json
-from merging.files import check_destination, write
+from merging.commands import console, track
+from merging.files import check_destination
 from merging.params import partition
 from merging.task_vectors import Storage
 from merging.task_vectors.storage import destination
@@ -66,12 +65,8 @@ def measure(
         torch.set_num_threads(threads)
     base = {name: value.detach() for name, value in tower(model).named_parameters()}
     flows = [flow for storage in track(storages, "storages") for flow in _flows(base, tasks, storage, repeats)]
-    text = json.dumps([asdict(flow) for flow in flows], indent=1) + "\n"
-    if json_out == "-":
-        write_json(text)
+    if told_as_json(flows, json_out):
         return
-    if json_out:
-        write(json_out, lambda file: file.write(text.encode()), "--json-out")
     _show(model, tasks, flows)
 
 

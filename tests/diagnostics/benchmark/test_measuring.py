@@ -1,9 +1,13 @@
 """What the benchmarks share."""
 
+import json
 import time
+from dataclasses import dataclass
 
+import pytest
 import torch
 
+from bounds.types import InputError
 from diagnostics.benchmark import measuring
 
 
@@ -29,3 +33,29 @@ def test_faster_compares_a_precision_with_float32(monkeypatch):
     assert measuring.faster(torch.bfloat16)
     assert not measuring.faster(torch.float16)
     assert not measuring.faster(torch.float32)
+
+
+def test_an_own_folder_is_removed_and_one_that_cannot_be_made_is_refused(tmp_path):
+    with measuring.own_folder(tmp_path) as place:
+        (place / "file").write_text("kept until the end")
+        assert place.parent == tmp_path
+    assert not list(tmp_path.iterdir())
+    with (
+        pytest.raises(InputError, match="missing: expected a folder"),
+        measuring.own_folder(tmp_path / "missing"),
+    ):
+        pass
+
+
+@dataclass
+class Measured:
+    seconds: float
+
+
+def test_cases_are_told_as_json_beside_the_table_or_in_its_place(tmp_path, capsys):
+    assert not measuring.told_as_json([Measured(1.5)], "")
+    assert not measuring.told_as_json([Measured(1.5)], str(tmp_path / "cases.json"))
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "cases.json").read_text()) == [{"seconds": 1.5}]
+    assert measuring.told_as_json([Measured(1.5)], "-")
+    assert json.loads(capsys.readouterr().out) == [{"seconds": 1.5}]
