@@ -37,9 +37,11 @@ compare: $(VENV)/.installed
 	    wudi:learning_rate=0.0001 adamerging:learning_rate=0.005 samerging samerging:perturbation=none \
 	    $$more || exit; done
 
+# All rows, two seeds: their tables lie beside the others, as all.md.
+compare-all: SEEDS = 2
 compare-all: $(VENV)/.installed
 	for suite in $(SUITES); do $(BIN)/python -m merging compare --suite $$suite --seeds $(SEEDS) \
-	    --out compare-all/$$suite --methods average task_arithmetic magnitude ties dare_linear dare_ties consensus pcb \
+	    --out $(RESULTS)/$$suite --table all --methods average task_arithmetic magnitude ties dare_linear dare_ties consensus pcb \
 	    breadcrumbs della sce model_stock multi_slerp karcher slerp tsv_m tsv_m:scale=None tsv_m+svc iso_c iso_cts \
 	    wudi wudi:learning_rate=0.0001 dc_merge ace esm knots core_space doge_ta optmerge task_arithmetic+svc \
 	    ties:scale=1+lines fisher regmean regmean_plus_plus adamerging:learning_rate=0.005 adamerging_task \
@@ -61,4 +63,4 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) report compare compare-all out.pt build *.egg-info
+	rm -rf $(VENV) report compare out.pt build *.egg-info

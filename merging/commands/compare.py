@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +22,8 @@ from merging.plain import from_plain, to_plain
 from merging.suites import Suite, published
 
 KEPT = "mergebound.measurement/2"
-FILES = ("compare.json", "compare.csv", "compare.md", "compare.svg", "compare.png")
-"""What is written into the folder, besides the results."""
+SUFFIXES = ("json", "csv", "md", "svg", "png")
+"""Of the files that are written into the folder, besides the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Command:
     seeds, and errors that hold for other draws. Methods that draw nothing, or whose seed is given, are merged once."""
     published: str = ""
     """Show the published normalised gains of a suite beside: clip-ta8:ViT-B-32 or clip-ta8:ViT-L-14."""
+    table: str = "compare"
+    """Name of the tables and the figure, TABLE.json and so on: several choices of rows can share a folder."""
     threads: int = 1
     """Threads of PyTorch. The shipped suites are small and run fastest on one; large models want every core."""
 
@@ -57,11 +60,22 @@ def main(arguments: Sequence[str]) -> int:
     return run(lambda: _main(arguments))
 
 
+def _files(command: Command) -> list[str]:
+    """Return the names of the tables and the figure.
+
+    Raises:
+        InputError: a name that is no plain file name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", command.table):
+        refuse("table", expected="a plain file name", got=repr(command.table), cure="use letters, digits, - and _")
+    return [f"{command.table}.{suffix}" for suffix in SUFFIXES]
+
+
 def _main(arguments: Sequence[str]) -> None:
     command = options(Command, arguments, "mergebound compare")
     output, shown = console(), compare(command)
     shown.show(output)
-    output.print(f"{plain(str(command.out))}: {', '.join(FILES)}", soft_wrap=True)
+    output.print(f"{plain(str(command.out))}: {', '.join(_files(command))}", soft_wrap=True)
 
 
 def compare(command: Command) -> Shown:
@@ -75,14 +89,14 @@ def compare(command: Command) -> Shown:
     for name in ("threads", "seeds"):
         if getattr(command, name) < 1:
             refuse(name, expected="at least 1", got=getattr(command, name), cure="raise it")
-    check_folder(command.out, "output", FILES, parents=True)
+    check_folder(command.out, "output", _files(command), parents=True)
     with stage(f"loading {command.suite}"):
         suite = suites.load(command.suite)
     known = _published(command.published) if command.published else {}
     seeds = range(command.seeds)
     found = _measure_all(specs, seeds, suite, command)
     shown = Shown(ranked(found, seeds, known), suite, command.published)
-    _write_all(shown, command.out)
+    _write_all(shown, command)
     return shown
 
 
@@ -173,12 +187,13 @@ def read_kept(path: Path, key: str) -> Measurement | None:
     return found.measurement if whole else None
 
 
-def _write_all(shown: Shown, out: Path) -> None:
+def _write_all(shown: Shown, command: Command) -> None:
     texts = {"json": shown.json(), "csv": shown.csv(), "md": shown.markdown()}
     from merging.commands.compare_figure import draw  # matplotlib takes a third of a second to import
 
-    for suffix, content in {**texts, **draw(shown.done, shown.suite.name)}.items():
-        _write(out / f"compare.{suffix}", content)
+    contents = {**texts, **draw(shown.done, shown.suite.name)}
+    for name, suffix in zip(_files(command), SUFFIXES, strict=True):
+        _write(command.out / name, contents[suffix])
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -223,7 +223,7 @@ def test_a_kept_result_that_is_not_what_was_measured_is_measured_again(runs, tmp
 def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, capsys):
     assert main(["compare", "--suite", "toy", "--methods", *WANTED, "--out", str(tmp_path)]) == 0
     printed, suite = capsys.readouterr(), toy.build()
-    assert printed.err.startswith("merging toy: 5 steps …\n")
+    assert "merging toy: 5 steps …\n" in printed.err
     found = merge("task_arithmetic", suite.task_vectors, suite.tasks, scale=0.7)
     accuracy = 100 * mean_accuracy(suite.tasks, found.merged, "test")
     distance = norm(subtract(found.merged, suite.task_vectors.base))
@@ -246,6 +246,28 @@ def test_figures_are_those_of_the_merge_and_stand_in_every_file(runs, tmp_path, 
     assert WANTED[1] in (tmp_path / "compare.svg").read_text(encoding="utf-8")
     means = [float(line["mean"]) for line in lines if line["mean"]]
     assert means == sorted(means, reverse=True)
+
+
+def test_several_tables_share_the_results_of_a_folder(runs, tmp_path):
+    both = compare.Command(suite="toy", methods=("average", "task_arithmetic:scale=0.7"), out=tmp_path, table="all")
+    compare.compare(both)
+    runs.clear()
+    compare.compare(compare.Command(suite="toy", methods=("average",), out=tmp_path))
+    assert runs == []
+    rows = {
+        name: json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["rows"] for name in ("all", "compare")
+    }
+    assert [len(rows["all"]), len(rows["compare"])] == [4, 3]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "results",
+        *(f"{name}.{suffix}" for name in ("all", "compare") for suffix in ("json", "csv", "md", "svg", "png")),
+    }
+
+
+@pytest.mark.parametrize("name", ["", "../all", "a/b", ".hidden"])
+def test_a_table_has_the_name_of_a_file(name, tmp_path):
+    with pytest.raises(InputError, match="table: expected a plain file name"):
+        compare.compare(compare.Command(suite="toy", methods=("average",), out=tmp_path, table=name))
 
 
 def test_passes_are_counted_in_examples(monkeypatch):
