@@ -113,8 +113,13 @@ def save(problem: Problem, state: State) -> None:
 
 
 def describe(problem: Problem) -> dict[str, Any]:
-    """Return what must agree for a run to go on: settings (without the number of steps), tasks, blocks, precision."""
-    settings = {key: value for key, value in asdict(problem.settings).items() if key != "steps"}
+    """Return what must agree for a run to go on: settings, tasks, blocks, precision.
+
+    The number of steps only where the learning rate follows it: a run may be given more.
+    """
+    settings = asdict(problem.settings)
+    if problem.settings.schedule == "constant":
+        del settings["steps"]
     vectors = problem.task_vectors
     return {
         "settings": settings,

@@ -11,7 +11,7 @@ from torch import Tensor
 from bounds.types import refuse
 from merging.draws import task_generators
 from merging.learned.objectives import Objective
-from merging.learned.optimizers import OPTIMIZERS, remember
+from merging.learned.optimizers import OPTIMIZERS, SCHEDULES, remember
 from merging.learned.perturbations import Displacement, Pass, Step
 from merging.learned.problem import Problem, evaluate
 
@@ -84,6 +84,8 @@ def update(problem: Problem, state: State) -> State:
     )
     descent = problem.perturbation.descend(step)
     state.coefficients.grad = descent.gradient.to(state.coefficients.dtype)
+    for group in state.optimizer.param_groups:  # from the step alone: a resumed run needs no memory of it
+        group["lr"] = settings.learning_rate * SCHEDULES[settings.schedule](state.step, settings.steps)
     state.optimizer.step()
     if settings.clamp:
         with torch.no_grad():

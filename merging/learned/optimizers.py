@@ -1,7 +1,8 @@
-"""Rows of the table of optimisers of λ, and of the averages of λ over the steps; Adam for what is learned beside λ."""
+"""Rows of the tables of optimisers of λ, schedules of its rate, averages of λ; Adam for what is learned beside λ."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,20 @@ class FrankWolfe(torch.optim.Optimizer):
 
 
 OPTIMIZERS: Mapping[str, Make] = {"adam": adam, "adamw": adamw, "sgd": sgd, "frank-wolfe": FrankWolfe}
+
+
+def constant(step: int, steps: int) -> float:
+    """Return 1: the rate that was given, at every step."""
+    return 1.0
+
+
+def cosine(step: int, steps: int) -> float:
+    """Return ½(1 + cos(π step/steps)): from 1 to nearly 0 (arXiv 1608.03983, without restarts)."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+SCHEDULES: Mapping[str, Callable[[int, int], float]] = {"constant": constant, "cosine": cosine}
+"""Name -> (step, from 0; number of steps) -> share of the learning rate on λ."""
 
 
 def adam_step(memory: dict[str, Tensor], key: str, gradient: Tensor, learning_rate: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 from bounds.types import meant, refuse
 from merging.learned.objectives import OBJECTIVES
-from merging.learned.optimizers import AVERAGES, OPTIMIZERS
+from merging.learned.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES
 from merging.learned.perturbations import PERTURBATIONS
 from merging.params import Granularity
 
@@ -53,6 +53,8 @@ class LearnedSettings:
     """Unlabelled calibration examples of each task; None for as many as every task has."""
     learning_rate: float = 2e-2
     """Learning rate on λ; of frank-wolfe the first step, as a share of the way."""
+    schedule: str = "constant"
+    """How the learning rate on λ goes on: constant, or cosine (falls from its value to zero over the steps)."""
     weight_decay: float = 0.0
     """Weight decay on λ (decoupled for adamw, L2 for the others)."""
     reduction: Literal["mean", "sum"] = "mean"
@@ -71,6 +73,7 @@ class LearnedSettings:
             ("objective", OBJECTIVES),
             ("perturbation", PERTURBATIONS),
             ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
             ("average", ("none", *AVERAGES)),
             ("granularity", self.GRANULARITIES),
             ("reduction", ("mean", "sum")),

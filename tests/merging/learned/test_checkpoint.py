@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from bounds.types import InputError
-from merging import Task, merge, records
+from merging import Task, learned, merge, records
 from merging.artifact import load
 from merging.commands.merge import main
 from merging.execution import Execution
 from merging.files import write
+from merging.learned import checkpoint
 from merging.suites import toy
 
 STEPS = 40
@@ -37,6 +38,22 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path, settings):
     path = tmp_path / "out.pt.checkpoint"
     run(path, every=7, **{**settings, "steps": 24})  # the last checkpoint is of step 21
     assert torch.equal(run(path, every=7, resume=True, **settings), run(**settings))
+
+
+def test_a_schedule_goes_on_where_it_stopped_and_not_with_other_steps(tmp_path):
+    path, whole = tmp_path / "out.pt.checkpoint", run(schedule="cosine")
+    suite = toy.build(overlap=0.5)
+    settings = learned.LearnedSettings(**SETTINGS, schedule="cosine")
+    problem = learned.prepare(suite.task_vectors, suite.tasks, settings, Execution(checkpoint=path))
+    state = learned.init(problem)
+    for _ in range(11):
+        learned.update(problem, state)
+    checkpoint.save(problem, state)
+    kept = path.read_bytes()
+    assert torch.equal(run(path, resume=True, schedule="cosine"), whole)
+    path.write_bytes(kept)
+    with pytest.raises(InputError, match="steps"):
+        run(path, resume=True, schedule="cosine", steps=STEPS + 1)
 
 
 def counting(act, moment=0):

@@ -131,6 +131,19 @@ def test_stochastic_weight_averaging_is_the_mean_of_the_second_half(steps, left_
     assert torch.allclose(learned.learned(state), path[left_out:].mean(dim=0), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_cosine_schedule_is_torchs(name):
+    path, _, a, b = path_of(optimizer=name, weight_decay=0.1, steps=7, schedule="cosine")
+    leaf = torch.full((4,), 0.4, dtype=torch.float64, requires_grad=True)
+    optimizer = EXPECTED[name](leaf)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
+    for found in path:
+        leaf.grad = a @ leaf.detach() - b
+        optimizer.step()
+        scheduler.step()
+        assert torch.allclose(found.flatten(), leaf.detach(), atol=1e-12)
+
+
 def test_averaging_does_not_change_the_path():
     assert torch.equal(path_of(steps=6)[0], path_of(steps=6, average="swa")[0])
 
@@ -139,6 +152,7 @@ def test_averaging_does_not_change_the_path():
     ("setting", "message"),
     [
         ({"optimizer": "lion"}, "optimizer: expected adam or"),
+        ({"schedule": "linear"}, "schedule: expected constant or cosine"),
         ({"average": "mean"}, "average: expected none or"),
         ({"average_decay": 1.0}, "average_decay"),
         ({"every": 0}, "every"),
