@@ -44,7 +44,7 @@ def world(tasks: int, names: Sequence[str]) -> TaskVectors:
     return TaskVectors(*_only(names, base, deltas), [f"task{i}" for i in range(tasks)])
 
 
-def _only(names: Sequence[str], base: Params, deltas: Sequence[Params]) -> tuple[Params, list[Params]]:
+def _only(names: Sequence[str], base: Params, deltas: Sequence[Params]) -> tuple[Params, Sequence[Params]]:
     first, *others = ({name: part[name] for name in names} for part in (base, *deltas))
     return first, others
 

@@ -1,5 +1,7 @@
 """The command of a merge: every row that takes ``--device`` on a second device, where a tensor left behind raises."""
 
+from typing import Any
+
 import pytest
 
 from merging import METHODS, merge
@@ -33,7 +35,8 @@ def test_a_row_on_another_device_merges_the_same(method, tmp_path, capsys):
 
 
 def test_a_merge_that_stopped_here_goes_on_there(tmp_path):
-    settings, out = {"examples": 10, "batch": 4}, tmp_path / "out.pt"
+    settings: dict[str, Any] = {"examples": 10, "batch": 4}
+    out = tmp_path / "out.pt"
     suite = toy.build()
     expected = merge("samerging", suite, steps=6, **settings).coefficients
     stopped = Execution(checkpoint=out.with_name("out.pt.checkpoint"), every=2)
