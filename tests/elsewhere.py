@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -57,17 +56,6 @@ class Mode(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
-class Constants(TorchFunctionMode):
-    """Sees ``torch.tensor(..., device=...)``, which makes its tensor where no dispatch mode looks."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        given = dict(kwargs or {})
-        if func is torch.tensor and given.get("device") is not None and torch.device(given["device"]).type == NAME:
-            del given["device"]
-            return func(*args, **given).to(NAME)
-        return func(*args, **given)
-
-
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
     there = [leaf for leaf in leaves if isinstance(leaf, Elsewhere)]
@@ -93,5 +81,5 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def elsewhere() -> Iterator[str]:
     """Make the device usable; yields its name."""
-    with Constants(), Mode():
+    with Mode():
         yield NAME

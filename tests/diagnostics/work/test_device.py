@@ -1,19 +1,15 @@
 """``--device``: a whole report on a second device, where a tensor left behind on the CPU raises."""
 
-import json
-
 import pytest
 import torch
 
 from bounds.types import InputError, Sample
-from diagnostics import bound_report, sweep
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.work.cache import Cache
 from diagnostics.workspace import Workspace
 from merging import merge
-from merging.artifact import save
 from merging.execution import check_device
 from merging.plain import to_plain
 from merging.suites import Suite, mini8, toy
@@ -77,43 +73,6 @@ def test_the_shipped_suite_on_another_device():
     assert there.keys() == here.keys()
     for place, value in here.items():
         assert there[place] == pytest.approx(value, rel=1e-2, abs=1e-4), place
-
-
-OPTIONS = ["--held-out", "4", "--kernel", "4", "--train", "4", "--draws", "2"]
-FEW_SECTIONS = ["--sections", *FEW]
-ONE_PATH = ["--experts", "none", "--random-directions", "0", "--s", "0", "1", "--gram", "2"]
-
-
-@pytest.mark.parametrize(
-    ("command", "written", "more"),
-    [(bound_report.main, "report.json", FEW_SECTIONS), (sweep.main, "sweep.json", ONE_PATH)],
-)
-def test_a_command_on_another_device_says_the_same_and_reads_what_it_kept(command, written, more, tmp_path, capsys):
-    suite = toy.build()
-    made = merge("samerging", suite.task_vectors, suite.tasks, suite="toy", sources=suite.sources, steps=5, examples=8)
-    save(made, tmp_path / "out.pt")
-    arguments = ["--merged", str(tmp_path / "out.pt"), *OPTIONS, *more]
-
-    def run(folder, *options):
-        assert command([*arguments, "--out", str(tmp_path / folder), *options]) == 0
-        capsys.readouterr()
-        content = json.loads((tmp_path / folder / written).read_text(encoding="utf-8"))
-        return numbers({name: part for name, part in content.items() if name != "provenance"})
-
-    here = run("here", "--workers", "1")
-    with elsewhere() as device:
-        there = run("there", "--device", device)
-        kept = tmp_path / "there" / "cache"
-        for path in kept.glob("*.json"):  # sections are made again, of the pieces that are kept
-            path.unlink()
-        pieces = {path.name for path in kept.iterdir()}
-        again = run("there", "--device", device)
-    assert pieces <= {path.name for path in kept.iterdir()}
-    assert len(here) > 50
-    for found in (there, again):
-        assert found.keys() == here.keys()
-        for place, value in here.items():
-            assert found[place] == pytest.approx(value, rel=1e-6, abs=1e-9), place
 
 
 def _few(sample: Sample) -> Sample:

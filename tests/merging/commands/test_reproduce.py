@@ -14,7 +14,6 @@ from merging.commands.reproduce import Command, main, plan
 from merging.suites import published
 from merging.task import mean_accuracy
 from tests import published_world as world
-from tests.elsewhere import elsewhere
 
 TA8 = "clip-ta8:ViT-B-32"
 METHODS = ["--methods", "average", "task_arithmetic", "ties"]
@@ -144,19 +143,6 @@ def test_scores_come_back_from_another_device(runs, tmp_path):
     kept = [json.loads(path.read_text()) for path in sorted((tmp_path / "cpu:0" / "results").glob("*.json"))]
     other = [json.loads(path.read_text()) for path in sorted((tmp_path / "cpu" / "results").glob("*.json"))]
     assert [k["measurement"]["kl"] for k in kept] == [o["measurement"]["kl"] for o in other]
-
-
-@pytest.mark.parametrize("suite", ["ta8", "glue7"])
-def test_networks_on_a_second_device_give_the_same_table(runs, suite, tmp_path):
-    """CLIPs and GPT-2s; a tensor left behind on the CPU raises."""
-    arguments = [suite, "--methods", "average", "adamerging", "--steps", "2"]
-    assert main([*arguments, "--out", str(tmp_path / "here")]) == 0
-    with elsewhere() as device:
-        assert main([*arguments, "--out", str(tmp_path / "there"), "--device", device]) == 0
-    here, there = (read(tmp_path / name)["rows"] for name in ("here", "there"))
-    assert [row["label"] for row in there] == ["pretrained", "experts", "average", "adamerging", "samerging"]
-    assert not [row["reason"] for row in there if row["reason"]]
-    assert there == here
 
 
 def test_a_suite_of_texts(runs, tmp_path):
