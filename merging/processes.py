@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,7 +140,8 @@ class Processes:
         if cause is not None:
             return
         rank = next(i for i, text in enumerate(causes) if text is not None)
-        raise InputError(f"process {rank} of {self.size}: {causes[rank]}")
+        whose = f"process {rank} of {self.size}: "
+        raise InputError(whose + str(causes[rank]).removeprefix(whose))
 
     def reduce(self, value: Tensor) -> Tensor:
         """Sum a tensor over processes."""
@@ -185,13 +188,44 @@ def local_device(device: str) -> str:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the processes that torchrun started (gloo), or stay alone."""
+    """Join the processes that torchrun started (gloo), or stay alone; SIGTERM then ends the work with an InputError."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
     torch.distributed.init_process_group("gloo")
     try:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), on_this_machine=local)
+        joined = Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), on_this_machine=local)
+        with _end_in_words(joined):
+            yield joined
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _end_in_words(joined: Processes) -> Iterator[None]:
+    """Turn the SIGTERM that torchrun sends when another process has ended into an error where the work is.
+
+    It would else end this process before it has said why and cleared up. After any error SIGTERM is ignored, since what
+    follows is the error's line and the end; torchrun kills what does not end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there may a signal be handled
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        refuse(
+            f"process {joined.rank} of {joined.size}",
+            expected="to go on to the end",
+            got="SIGTERM, as torchrun sends it when another process has ended",
+            cure="look for the process that ended first, then run again with --resume",
+        )
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from contextlib import nullcontext
 
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
@@ -9,9 +10,10 @@ from bounds.types import InputError
 from merging.processes import processes
 
 
-def together(work, size: int = 2) -> list:
+def together(work, size: int = 2, *, join: bool = True) -> list:
     """Run ``work(rank)`` in ``size`` forked processes joined by gloo; return what each returns or its error's text.
 
+    Without ``join`` they can be joined, and ``work(None)`` does so.
     The store is this process's, as it is torchrun's agent's: its port is the system's choice and nobody else's.
     """
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -24,7 +26,7 @@ def together(work, size: int = 2) -> list:
             LOCAL_RANK=str(rank), TORCHELASTIC_USE_AGENT_STORE="True",
         )  # fmt: skip
         try:
-            with processes() as joined:
+            with processes() if join else nullcontext() as joined:
                 result = work(joined)
         except (InputError, ZeroDivisionError) as error:
             result = f"{type(error).__name__}: {error}"

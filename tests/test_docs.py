@@ -1,4 +1,4 @@
-"""Tables of methods in docs/suites.md are those that docs/results keep, of the suites as they are shipped."""
+"""What pages say of methods: docs/suites.md has the tables of docs/results, docs/methods.md every row."""
 
 import json
 import re
@@ -8,6 +8,8 @@ import pytest
 
 from merging import suites
 from merging.commands.compare import parse, read_kept
+from merging.methods import METHODS, POST_PROCESSINGS
+from merging.task import SPLITS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -64,3 +66,25 @@ def test_the_order_of_methods_is_that_of_other_seeds_of_the_build(capsys, monkey
     (stated,) = re.findall(r"is (\.\d+) \(0 and 1\), (\.\d+) \(0 and 2\) and (\.\d+) \(1 and 2\)", page)
     assert found == [f"0{value}" for value in stated]
     assert min(map(float, found)) >= 0.7
+
+
+def source(text):
+    """Numbers of papers, in their order."""
+    return re.findall(r"\d{4}\.\d{5}|doi \S+\b", text)
+
+
+def said_needs(row):
+    default = row.needs_of(row.settings())
+    words = [f"{split} for a {row.choice}" if split not in row.needs else split for split in SPLITS if split in default]
+    return ("; ".join(words) or "nothing") + ", layers" * bool(row.network)
+
+
+def test_the_page_of_the_methods_has_every_row_with_its_paper_and_needs():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("\n## Row by row\n")
+    lines = re.findall(r"^\| `([^`]+)`(?: after a row)? \| .+ \| (.+) \| (.+) \|$", rest, flags=re.MULTILINE)
+    rows = {**METHODS, **POST_PROCESSINGS}
+    assert sorted(name for name, _, _ in lines) == sorted(rows)
+    for name, paper, needs in lines:
+        assert source(paper) == source(rows[name].paper) != [], name
+        assert needs == said_needs(rows[name]), name

@@ -71,6 +71,7 @@ def each(
 
 def _start(memory: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's: it ends the pool, in one line
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # so the pool ends its workers; the parent's handler is not theirs
     torch.set_num_threads(1)
     os.environ[MEMORY_VARIABLE] = memory
 

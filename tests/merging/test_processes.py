@@ -3,7 +3,12 @@
 import dataclasses
 import functools
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +16,10 @@ import torch
 
 from bounds.types import InputError
 from merging import merge
+from merging.artifact import load
 from merging.execution import Execution
 from merging.learned.objectives import OBJECTIVES, teacher_kl
-from merging.processes import Processes, local_device
+from merging.processes import Processes, local_device, processes
 from merging.suites import toy
 from tests.joined import together
 
@@ -170,6 +176,101 @@ def test_a_process_that_is_gone_ends_the_others(sharded):
     for rank, text in enumerate(others):
         assert text.startswith(f"InputError: process {rank} of 4: expected an answer of every process")
         assert "--resume" in text
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_signal_by_which_torchrun_ends_a_process_is_told_in_a_line(sharded):
+    def work(joined):
+        tasks = broken_tasks(lambda: os.kill(os.getpid(), signal.SIGTERM)) if joined.rank == 3 else None
+        return learned(joined, tasks, sharded=sharded)
+
+    for text in together(work, 4):
+        assert text.startswith("InputError: process 3 of 4: expected to go on to the end; got SIGTERM")
+        assert text.count("process 3") == 1
+        assert "--resume" in text
+
+
+def test_the_signal_is_what_it_was_after_good_work_and_ignored_while_an_error_is_told():
+    """As torchrun ends the others: after the error of the work, before the line is printed."""
+
+    def told(fail):
+        try:
+            with processes():
+                during = signal.getsignal(signal.SIGTERM)
+                if fail:
+                    raise InputError("of the work")
+        except InputError as error:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return callable(during), str(error)
+        return callable(during), signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    assert together(lambda _: told(False), join=False) == [(True, True)] * 2
+    assert together(lambda _: told(True), join=False) == [(True, "of the work")] * 2
+
+
+MODULE = """
+import dataclasses, os, signal
+from merging.suites import toy
+
+CALLS = []
+
+def suite():
+    made = toy.build(overlap=0.5)
+    return dataclasses.replace(made, tasks=[dataclasses.replace(t, forward=ending(t.forward)) for t in made.tasks])
+
+def ending(forward):
+    def scores(params, inputs):
+        CALLS.append(1)
+        if os.environ["RANK"] == os.environ.get("KILLED") and len(CALLS) == 80:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(params, inputs)
+
+    return scores
+"""
+"""A suite whose network kills one of the processes in the middle of a merge."""
+
+
+def torchrun(folder: Path, *arguments: str, **environment: str) -> dict[str, str]:
+    """Run the command of a merge in two processes in ``folder``; return what each said on stderr, by its rank."""
+    root = Path(__file__).resolve().parents[2]
+    logs = folder / "logs"
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(logs)]
+    settings = [text for name, value in {**SETTINGS, "steps": 30}.items() for text in (f"--{name}", str(value))]
+    kept = ["--suite", "killed_for_tests:suite", *settings, "--checkpoint-every", "2", "--no-table"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    whole = [sys.executable, *command, "--redirects", "3", "-m", "merging", *kept, *arguments]
+    done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    said = {path.parent.name: path.read_text() for path in sorted(logs.rglob("stderr.log"))}
+    assert len(said) == 2, done.stderr
+    shutil.rmtree(logs)
+    return said
+
+
+def killed_in_the_middle(rank: int, folder: Path, *options: str) -> None:
+    """Run the command with a process that kills itself; check what the other says and what is left."""
+    (folder / "killed_for_tests.py").write_text(MODULE)
+    said = torchrun(folder, *options, KILLED=str(rank))
+    assert "error" not in said[str(rank)]
+    *progress, line = said[str(1 - rank)].splitlines()
+    assert all(text.endswith((" …", " s")) for text in progress), "what goes on, and how long it took"
+    assert re.match(f"error: process {1 - rank} of 2: expected (an answer of every process|to go on to the end)", line)
+    assert f"last good steps are in {folder / 'out.pt.checkpoint'} (--resume)" in line
+    assert sorted(path.name for path in folder.iterdir()) == ["killed_for_tests.py", "out.pt.checkpoint"]
+    assert 0 < torch.load(folder / "out.pt.checkpoint", weights_only=True)["steps"] < 30
+
+
+def test_a_process_killed_under_torchrun_ends_the_one_that_writes(tmp_path):
+    killed_in_the_middle(1, tmp_path)
+
+
+def test_what_a_process_killed_under_torchrun_has_left_is_gone_on_from_to_the_same_bits(tmp_path):
+    killed_in_the_middle(0, tmp_path, "--sharded")
+    assert "error" not in "".join(torchrun(tmp_path, "--sharded", "--resume").values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed_for_tests.py", "out.pt"]
+    found = load(tmp_path / "out.pt").coefficients
+    assert found is not None
+    for coefficients, _, _ in together(lambda joined: learned(joined, sharded=True, steps=30)):
+        assert found.tolist() == coefficients
 
 
 def test_a_checkpoint_of_one_process_is_gone_on_from_by_four(tmp_path):
