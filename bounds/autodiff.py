@@ -74,7 +74,8 @@ def jvp(function: Callable[[Params], Any], params: Params, tangents: Params) -> 
         tangents: the direction, with the same names.
     """
     alone = {name: value.clone() if _is_cut_out(value) else value for name, value in params.items()}
-    return torch.func.jvp(function, (alone,), (dict(tangents),))
+    value, along, *_ = torch.func.jvp(function, (alone,), (dict(tangents),))
+    return value, along
 
 
 def _is_cut_out(value: Tensor) -> bool:
