@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -166,7 +167,8 @@ def _with_rows_and_displacements(rows: Tensor, name: str, displacements: Sequenc
 
     All partners of a piece of the rows are multiplied while it is in the processor's cache.
     """
-    flat, moved = rows.reshape(len(rows), -1), [d[name].reshape(1, -1) for d in displacements if name in d]
+    rows, moved = _used(rows, [d[name] for d in displacements if name in d])
+    flat, moved = rows.reshape(len(rows), -1), [d.reshape(1, -1) for d in moved]
     total = torch.zeros(len(flat), len(flat) + len(moved), dtype=torch.float64, device=flat.device)
     for piece in spans(flat.shape[1], INNER_SPLIT):
         left = flat[:, piece]
@@ -177,6 +179,18 @@ def _with_rows_and_displacements(rows: Tensor, name: str, displacements: Sequenc
     there = [i for i, d in enumerate(displacements) if name in d]
     whole[:, [*range(len(flat)), *(len(flat) + i for i in there)]] = total
     return whole
+
+
+def _used(rows: Tensor, moved: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Leave out what all rows [r, units, ...] are 0 in, of the rows and of displacements [units, ...]. Exact.
+
+    An example reads few words of a vocabulary. PyTorch's rows of an embedding lie with the cotangents last: to read
+    them in order would copy them all, and to multiply their zeros would cost more than a small network.
+    """
+    if rows.ndim < 3 or rows.is_contiguous():
+        return rows, moved
+    used = torch.linalg.vector_norm(rows, ord=math.inf, dim=[0, *range(2, rows.ndim)]) != 0
+    return rows[:, used], [d[used] for d in moved]
 
 
 def example_blocks(
