@@ -61,6 +61,31 @@ def differentiable() -> Iterator[None]:
         yield
 
 
+def jvp(function: Callable[[Params], Any], params: Params, tangents: Params) -> tuple[Any, Any]:
+    """Return ``function(params)`` and its derivative along ``tangents``, as :func:`torch.func.jvp` has them. Exact.
+
+    PyTorch lays a tangent out as its parameter is, the whole storage included: where a parameter is cut out of
+    something larger (a mapped file, a row of all weights) its tangent would take as much memory as all of that, and the
+    next parameter's as much again. Such parameters are copied first.
+
+    Args:
+        function: of parameters, differentiated under :func:`differentiable`.
+        params: where.
+        tangents: the direction, with the same names.
+    """
+    alone = {name: value.clone() if _is_cut_out(value) else value for name, value in params.items()}
+    value, along, *_ = torch.func.jvp(function, (alone,), (dict(tangents),))
+    return value, along
+
+
+def _is_cut_out(value: Tensor) -> bool:
+    """Whether a tensor's storage holds more than the tensor; what torch.func has wrapped tells nothing of its own."""
+    try:
+        return value.untyped_storage().nbytes() > value.nbytes
+    except NotImplementedError:
+        return False
+
+
 _DATA_DEPENDENT = (
     "attempting to use a Tensor in some data-dependent control flow",
     "calling .item() on a Tensor",

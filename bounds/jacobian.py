@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.autodiff import batches, parameter_bytes, vmap_or_loop
+from bounds.autodiff import batches, jvp, parameter_bytes, vmap_or_loop
 from bounds.types import Forward, Inputs, Params, leaves, refuse, take
 
 BATCH_SIZE = 32
@@ -52,14 +52,18 @@ def score_basis(classes: int, centred: bool, like: Tensor) -> Tensor:
     return columns.to(like.dtype)
 
 
+def basis_of_scores(forward: Forward, params: Params, inputs: Inputs, centred: bool) -> Tensor:
+    """Return :func:`score_basis` for a network's scores, whose number a forward pass of the first example tells."""
+    return score_basis(class_count(forward, params, inputs), centred, next(iter(params.values())))
+
+
 def directional(forward: Forward, params: Params, inputs: Inputs, direction: Params) -> tuple[Tensor, Tensor]:
     """Return scores [N, C] and J(x) d [N, C] along ``direction`` (missing names mean 0), by one JVP."""
     moving = {name: params[name] for name in direction}
     if not moving:
         scores = forward(params, inputs)
         return scores, torch.zeros_like(scores)
-    result = torch.func.jvp(lambda p: forward({**params, **p}, inputs), (moving,), (dict(direction),))
-    return result[0], result[1]
+    return jvp(lambda p: forward({**params, **p}, inputs), moving, direction)
 
 
 def row_function(

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
-from bounds.autodiff import check_blocks, check_displacement, check_inputs, differentiable, without_jit_warning
+from bounds.autodiff import check_blocks, check_displacement, check_inputs, differentiable, jvp, without_jit_warning
 from bounds.flatness.loss import Loss, pointwise, prepare
 from bounds.flatness.radius import coefficient_gradient
 from bounds.jacobian import BATCH_SIZE, spans
@@ -46,14 +46,14 @@ class _Hessian(HessianLinearOperator):
     def _matmat_batch(self, X: Inputs, y: Tensor, M: list[Tensor]) -> list[Tensor]:
         network = self._model_func
         assert isinstance(network, _Network)
-        weights = tuple(weight.detach() for weight in network.weights)
+        weights = {name: weight.detach() for name, weight in zip(network.names, network.weights, strict=True)}
 
-        def total(values: tuple[Tensor, ...]) -> Tensor:
-            scores = network.function(dict(zip(network.names, values, strict=True)), X)
-            return mean_cross_entropy(scores, y)
+        def total(values: Params) -> Tensor:
+            return mean_cross_entropy(network.function(values, X), y)
 
         def product(tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return torch.func.jvp(torch.func.grad(total), (weights,), (tangents,))[1]
+            found = jvp(torch.func.grad(total), weights, dict(zip(network.names, tangents, strict=True)))[1]
+            return tuple(found[name] for name in network.names)
 
         with torch.no_grad():
             columns = [product(tuple(m[..., k] for m in M)) for k in range(M[0].shape[-1])]
@@ -304,4 +304,4 @@ def _hessian_product(
         return torch.func.grad(total)({**params, **moving})
 
     moving = {name: params[name] for name in tangent}
-    return torch.func.jvp(gradient, (moving,), (dict(tangent),))[1]
+    return jvp(gradient, moving, tangent)[1]

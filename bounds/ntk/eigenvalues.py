@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 
 from bounds.autodiff import check_inputs, check_params, differentiable
-from bounds.jacobian import BATCH_SIZE, class_count, kernel_product, score_basis
+from bounds.jacobian import BATCH_SIZE, basis_of_scores, class_count, kernel_product
 from bounds.lanczos import largest_eigenvalues
-from bounds.ntk.blocks import trace
 from bounds.ntk.gram_matrix import gram
+from bounds.ntk.traces import trace
 from bounds.types import Estimate, Forward, Inputs, Params, refuse
 
 
@@ -63,8 +63,7 @@ def spectrum(
     check_params(params)
     n = check_inputs(inputs)
     with torch.no_grad(), differentiable():
-        like = next(iter(params.values()))
-        basis = score_basis(class_count(forward, params, inputs), centred, like)
+        basis = basis_of_scores(forward, params, inputs, centred)
         dimension = n * basis.shape[1]
         if not 1 <= k <= dimension:
             refuse("k", expected=f"1..{dimension}", got=k, cure="ask for fewer eigenvalues")
@@ -77,7 +76,7 @@ def spectrum(
         if k == dimension:
             return gram_spectrum(gram(forward, params, inputs, centred=centred, budget_bytes=budget_bytes), k)
         diagonal = trace(forward, params, inputs, centred=centred, budget_bytes=budget_bytes)
-        values = largest_eigenvalues(multiply, dimension, k, like=like, which="LM")
+        values = largest_eigenvalues(multiply, dimension, k, like=basis, which="LM")
     return _spectrum(values, float(diagonal.values.sum()))
 
 

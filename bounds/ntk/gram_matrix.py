@@ -17,13 +17,12 @@ from bounds.autodiff import (
 )
 from bounds.jacobian import (
     BATCH_SIZE,
-    class_count,
+    basis_of_scores,
     inner_products,
     parameter_groups,
     pull_back,
     push_forward,
     row_function,
-    score_basis,
     spans,
 )
 from bounds.types import Forward, Inputs, Params, refuse, take
@@ -73,8 +72,7 @@ def gram(
     if method not in ("jacobian", "products"):
         refuse("method", expected="jacobian or products", got=repr(method), cure="use one of them")
     with torch.no_grad(), differentiable():
-        like = next(iter(params.values()))
-        basis = score_basis(class_count(forward, params, inputs1), centred, like)
+        basis = basis_of_scores(forward, params, inputs1, centred)
         if method == "jacobian":
             kernel = _gram_of_rows(forward, params, inputs1, inputs2, basis, budget)
         else:

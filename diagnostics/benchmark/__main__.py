@@ -20,6 +20,7 @@ from bounds.types import meant, refuse
 from diagnostics.benchmark import bounds as benchmark_bounds
 from diagnostics.benchmark import closed_form as benchmark_closed_form
 from diagnostics.benchmark import files as benchmark_files
+from diagnostics.benchmark import memory as benchmark_memory
 from diagnostics.benchmark import merge as benchmark_merge
 from diagnostics.benchmark import processes as benchmark_processes
 from diagnostics.benchmark import report as benchmark_report
@@ -31,7 +32,7 @@ BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "bounds": benchmark_bounds.measure,
     "merge": benchmark_merge.measure,
     "stream": benchmark_stream.measure,
-    "memory": benchmark_merge.memory,
+    "memory": benchmark_memory.measure,
     "closed_form": benchmark_closed_form.measure,
     "files": benchmark_files.measure,
     "processes": benchmark_processes.measure,

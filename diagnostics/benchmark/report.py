@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from diagnostics.benchmark.measuring import (
     private_bytes,
     small_vit,
     told_as_json,
+    took,
     tower,
 )
 from diagnostics.report import build, check_sections
@@ -52,14 +52,16 @@ class Cost:
     """What a section cost; work that sections share counts for the first that asks for it.
 
     ``passes`` are the multiplications of everything that was computed, in units of a forward pass of one example;
-    ``an_example`` are they over the held-out and training examples of all tasks. ``private_bytes`` is the most memory
-    of the process that belongs to no file; ``cache_bytes`` is what the section left on the disk.
+    ``an_example`` are they over the held-out and training examples of all tasks. ``processor_seconds`` are those of all
+    threads: they change less when others use the cores. ``private_bytes`` is the most memory of the process that
+    belongs to no file; ``cache_bytes`` is what the section left on the disk.
     """
 
     section: str
     passes: float
     an_example: float
     seconds: float
+    processor_seconds: float
     private_bytes: int
     cache_bytes: int
 
@@ -163,18 +165,16 @@ def _costs(suite: Suite, settings: Settings, sections: Sequence[str], cache: Pat
     examples = len(suite.tasks) * (settings.held_out + settings.train)
 
     def cost(section: str) -> Cost:
-        before, kept, started = private_bytes(), _size(cache), time.perf_counter()
+        before, kept = private_bytes(), _size(cache)
         with Multiplications() as counted, peak_memory(private_bytes) as growth:
-            report = build(workspace, [section])
-        if getattr(report.merges[0], section) is None:
-            reason = report.provenance.missing[f"average: {section}"]
-            refuse(f"section {section}", expected="a section", got=reason, cure="measure the others")
+            spent = took(lambda: _make(workspace, section))
         passes = counted.total / per_pass
         return Cost(
             section=section,
             passes=passes,
             an_example=passes / examples,
-            seconds=time.perf_counter() - started,
+            seconds=spent.wall,
+            processor_seconds=spent.processor,
             private_bytes=before + growth[0],
             cache_bytes=_size(cache) - kept,
         )
@@ -183,12 +183,20 @@ def _costs(suite: Suite, settings: Settings, sections: Sequence[str], cache: Pat
     return [*costs, _whole(costs)]
 
 
+def _make(workspace: Workspace, section: str) -> None:
+    report = build(workspace, [section])
+    if getattr(report.merges[0], section) is None:
+        reason = report.provenance.missing[f"average: {section}"]
+        refuse(f"section {section}", expected="a section", got=reason, cure="measure the others")
+
+
 def _whole(costs: Sequence[Cost]) -> Cost:
     return Cost(
         section=WHOLE,
         passes=sum(cost.passes for cost in costs),
         an_example=sum(cost.an_example for cost in costs),
         seconds=sum(cost.seconds for cost in costs),
+        processor_seconds=sum(cost.processor_seconds for cost in costs),
         private_bytes=max(cost.private_bytes for cost in costs),
         cache_bytes=sum(cost.cache_bytes for cost in costs),
     )
@@ -242,7 +250,7 @@ _FORMULAS: Mapping[Any, Callable[..., int]] = {torch.ops.aten._native_multi_head
 
 def _show(costs: Sequence[Cost], title: str) -> None:
     table = Table("section", title=f"{title}, {torch.get_num_threads()} threads")
-    for column in ("passes", "an example", "seconds", "private peak (MiB)", "cache (MB)"):
+    for column in ("passes", "an example", "seconds", "CPU (s)", "private peak (MiB)", "cache (MB)"):
         table.add_column(column, justify="right")
     for cost in costs:
         if cost.section == WHOLE:
@@ -252,6 +260,7 @@ def _show(costs: Sequence[Cost], title: str) -> None:
             f"{cost.passes:.0f}",
             f"{cost.an_example:.1f}",
             f"{cost.seconds:.1f}",
+            f"{cost.processor_seconds:.1f}",
             f"{cost.private_bytes / MIB:.0f}",
             f"{cost.cache_bytes / 1e6:.2f}",
         )

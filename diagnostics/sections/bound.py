@@ -63,7 +63,7 @@ class BoundSection:
     """Bound (5), and (5) + (7), at θ_m. ``vertices`` are the c_j of section 5 (linearised, without the gain).
 
     ``parts`` are the same in three parts, ``slack`` their second at other anchors, ``repeats`` what they owe to chance,
-    ``comparators`` other bounds on the linearised risk.
+    ``comparators`` other bounds on the linearised risk, ``missing`` why one of them could not be stated.
     """
 
     parts: Parts
@@ -77,6 +77,7 @@ class BoundSection:
     experts: Mapping[str, tuple[ExpertRow, ...]]
     log_price: float
     vertices: tuple[Estimate, ...]
+    missing: Mapping[str, str]
 
 
 def compute(workspace: Workspace, subject: Subject) -> BoundSection:
@@ -84,7 +85,7 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
     displacement, settings = workspace.displacement(subject), workspace.settings
     along, network = workspace.merge_point(subject)
     bounds, at = workspace.at_merge(subject)
-    side, vectors = workspace.experts, workspace.vectors
+    side, vectors, missing = workspace.experts, workspace.vectors, dict[str, str]()
     distances = [norm(delta) for delta in vectors.deltas]
     linear = [world.scores0 + tangents for world, tangents in zip(side.worlds, along, strict=True)]
     repeated = repeats.compute(
@@ -102,7 +103,7 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
         parts=Parts(linear_risk=at.linear.risk, slack=own, transfer=at.transfer.positive),
         slack=slack,
         repeats=repeated,
-        comparators=tuple(forms.compute(workspace, subject, along, at.linear.merge)),
+        comparators=tuple(forms.compute(workspace, subject, along, at.linear.merge, missing)),
         readings=tuple(map(reading_row, bounds)),
         trivial_risk=workspace.trivial_risk,
         distance=norm(displacement),
@@ -113,6 +114,7 @@ def compute(workspace: Workspace, subject: Subject) -> BoundSection:
         },
         log_price=side.linear.prices(side.delta)[0],
         vertices=vertices(bounds[READINGS.index("linearised")]),
+        missing=missing,
     )
 
 
@@ -282,4 +284,5 @@ SECTION = Section(
     figures={"totals": Drawn(totals), "slack": Drawn(slack_figure), "terms": Drawn(terms)},
     sentence=sentence,
     assumptions=assumptions,
+    missing=lambda part: part.missing,
 )

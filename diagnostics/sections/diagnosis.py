@@ -43,6 +43,8 @@ SCALES = (0.7, 1.5)
 """Factors of θ_m - θ_0 that are tried."""
 CALIBRATION = 64
 """Calibration examples a task of another method that needs them, at most."""
+EXPECTED = (InputError, RuntimeError, MemoryError)
+"""What merging again may end with: it is refused, or PyTorch finds no solution or no memory. All else is a mistake."""
 WITHOUT, EDITS, OTHER, ADVICE = "leaving out an expert", "layers at θ_0, other scales", "another method", "what to try"
 
 
@@ -113,7 +115,7 @@ def _measured(
     """Measure, ``told`` while it lasts, or name the reason why ``what`` cannot be measured."""
     try:
         return measured(workspace, subject, trials, told or what)
-    except Exception as error:  # of whatever kind: the rest of the diagnosis does not need it
+    except EXPECTED as error:  # the rest of the diagnosis does not need it
         missing[what] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return []
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bounds.theorems import MergedModel
-from bounds.types import Bound, Status
+from bounds.types import Bound, InputError, Status
 from diagnostics.subject import Subject
 from diagnostics.terms import forms
 from diagnostics.terms.linear import subsample
@@ -39,7 +39,9 @@ ABOUT = {
 """What the comparators are."""
 
 
-def compute(workspace: Workspace, subject: Subject, along: Sequence[Tensor], merge: MergedModel) -> list[Comparator]:
+def compute(
+    workspace: Workspace, subject: Subject, along: Sequence[Tensor], merge: MergedModel, missing: dict[str, str]
+) -> list[Comparator]:
     """Evaluate the comparators at θ_m.
 
     Args:
@@ -47,6 +49,7 @@ def compute(workspace: Workspace, subject: Subject, along: Sequence[Tensor], mer
         subject: the merge.
         along: J(x)(θ_m - θ_0) of the held-out examples, per task.
         merge: gap and gain of (5) in the linearised reading.
+        missing: takes the reason why there is no pooled form, where no Λ of its grid fits.
     """
     displacement, side, settings = workspace.displacement(subject), workspace.experts, workspace.settings
     (products,) = workspace.gather([_training(workspace, subject)], f"{subject.label}: training examples at θ_m")
@@ -58,11 +61,15 @@ def compute(workspace: Workspace, subject: Subject, along: Sequence[Tensor], mer
     squares = tuple(squared_norms(displacement, workspace.blocks).values())
     apart = [norm(subtract(delta, displacement)) ** 2 for delta in workspace.vectors.deltas]
     direct, statistics = forms.direct(worlds, training, squares, side, settings)
-    return [
+    rows = [
         _row("merge-anchored", "(6)", forms.merge_anchored(side.on_reported(), merge, training, apart)),
         _row("direct", "5, direct", direct),
-        _row("pooled", "5, pooled", forms.pooled(worlds, statistics, side, settings)),
     ]
+    try:
+        rows.append(_row("pooled", "5, pooled", forms.pooled(worlds, statistics, side, settings)))
+    except InputError as error:
+        missing["pooled form"] = str(error)
+    return rows
 
 
 def _training(workspace: Workspace, subject: Subject) -> Pieces:

@@ -5,8 +5,9 @@ They are at θ_m itself: the merge-anchored form (6), and PAC-Bayes with posteri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ from bounds.theorems import (
     pooled_direct_form,
     theorem2,
 )
-from bounds.types import Bound, Estimate, Params, Sample
+from bounds.types import Bound, Estimate, Params, Sample, refuse
 from diagnostics.settings import ETA_GRID, GAMMA, LAMBDA_GRID, SIGMA_GRID, Settings
 from diagnostics.terms.experts import CHOOSING, REPORTING, chosen, mean_over, moments_at
 from diagnostics.terms.linear import LinearTask, losses
 from diagnostics.terms.path import ExpertSide
 from merging.task import Task
+
+Rates = TypeVar("Rates", bound=Collection[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,10 @@ def pooled(
 
     ``statistics`` are the direct form's; of them own risk, kernel and displacement count. At given Λ the best σ is a
     closed form as in section 5, with Σ_t α_t κ_t and Σ_t α_t η_t g_t in the place of one task's.
+
+    Raises:
+        InputError: no Λ of the grid has η_t C_t <= 1 on every task, with η_t = Λα_t/n_t and C_t of either half: few
+            examples were trained on, or losses are spread widely.
     """
     alpha, moved = side.weights.alpha, statistics[0].displacement_sq
     choices = log_choices(LAMBDA_GRID, SIGMA_GRID, len(moved), with_zero=True)
@@ -172,6 +179,18 @@ def pooled(
         moments = read(sigma, CHOOSING)
         if fits(rate, moments):
             found[rate, sigma] = bound(rate, sigma, moments).value
-    rate, sigma = min(found, key=found.__getitem__)
+    rate, sigma = min(_any(found), key=found.__getitem__)
     reported = read(sigma, REPORTING)
-    return bound(max(r for r in LAMBDA_GRID if r <= rate and fits(r, reported)), sigma, reported)
+    return bound(max(_any([r for r in LAMBDA_GRID if r <= rate and fits(r, reported)])), sigma, reported)
+
+
+def _any(rates: Rates) -> Rates:
+    """Return the rates Λ that fit, if there are some."""
+    if not rates:
+        refuse(
+            "rates Λ of the pooled form",
+            expected="one of the grid with Λα_t C_t/n_t <= 1 on every task",
+            got=f"none from {min(LAMBDA_GRID):g} on",
+            cure="train on more examples, or read the other bounds",
+        )
+    return rates

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bounds import ntk
+from bounds.autodiff import memory_budget, parameter_bytes
 from bounds.linearize import jvp_scores
 from bounds.scores import check_scores, cross_entropy, cross_entropy_slope
 from bounds.types import Blocks, Params, Sample
@@ -112,13 +113,23 @@ def on_held_out(
         displacements: D directions in weight space.
         blocks: partition for kernels.
     """
-    found = ntk.example_products(task.forward, base, test.inputs, displacements, blocks=blocks)
+    found = ntk.example_products(task.forward, base, test.inputs, _formed(displacements, base), blocks=blocks)
     check_scores(found.scores, len(test), len(task.class_names), described(task.name, "test", "pretrained"))
     return {
         "scores0": found.scores.double().cpu(),
         "tangents": found.derivatives.cpu(),
         "kernel": found.kernels.cpu(),
     }
+
+
+def _formed(displacements: Sequence[Params], base: Params) -> Sequence[Params]:
+    """Return displacements that are formed once and not for every example, where half of the memory budget holds them.
+
+    Task vectors of experts in files are formed whenever they are asked for; those that are kept or mapped stay as they
+    are.
+    """
+    fit = len(displacements) * parameter_bytes(base) <= memory_budget() // 2
+    return [dict(displacement) for displacement in displacements] if fit else displacements
 
 
 def on_training(
@@ -138,10 +149,11 @@ def on_training(
         seed: of the subsample.
     """
     sample = subsample(task.train, train, seed)
-    traced = ntk.example_products(task.forward, base, sample.take(slice(kernel)).inputs, [displacement], blocks=blocks)
+    tau = _formed([displacement], base)
+    traced = ntk.example_products(task.forward, base, sample.take(slice(kernel)).inputs, tau, blocks=blocks)
     scores, tangents = traced.scores, traced.derivatives[0].to(traced.scores)
     if len(sample) > kernel:
-        rest = jvp_scores(task.forward, base, sample.take(slice(kernel, None)).inputs, [displacement])
+        rest = jvp_scores(task.forward, base, sample.take(slice(kernel, None)).inputs, tau)
         scores, tangents = torch.cat([scores, rest[0]]), torch.cat([tangents, rest[1][0]])
     check_scores(scores, len(sample), len(task.class_names), described(task.name, "train", "pretrained"))
     return {

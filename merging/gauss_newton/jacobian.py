@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bounds.autodiff import chunk_size, differentiable, memory_budget, parameter_bytes, vmap_or_loop
+from bounds.autodiff import chunk_size, differentiable, jvp, memory_budget, parameter_bytes, vmap_or_loop
 from bounds.types import Inputs, Params, take
 from merging.learned import Problem
 
@@ -137,9 +137,8 @@ def rows_by_jvp(
         for t in range(tasks):
             direction = {name: stacked[name][t] for name in names}
             with differentiable():
-                result = torch.func.jvp(lambda p: forward({**theta, **p}, inputs), (moving,), (direction,))
-            scores = result[0]
-            block.append(result[1].double())
+                scores, along = jvp(lambda p: forward({**theta, **p}, inputs), moving, direction)
+            block.append(along.double())
         columns.append(torch.stack(block, dim=-1))
     jacobian = torch.stack(columns, dim=-1).flatten(2)
     cotangents = choose(scores.double(), targets)

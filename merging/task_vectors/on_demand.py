@@ -70,6 +70,10 @@ class OnDemand(Mapping[str, Tensor]):
             self._form(index, name, self._experts[index][name], base, out)
         return result
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a parameter; a Mapping would form it to find out."""
+        return name in self.base
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.base)
 
@@ -145,6 +149,9 @@ class _Delta(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._stacked.one(self._index, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stacked
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stacked)

@@ -99,17 +99,19 @@ def read(file: Path, *, verified: bool = False) -> tuple[dict[str, Tensor], dict
     found = read_header(file)
     if not verified:
         verify(file, found)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
-        room = torch.from_numpy(np.memmap(file, mode="r"))  # shared with the page cache: not charged to the process
+    room = np.memmap(file, mode="r")  # shared with the page cache: not charged to the process
 
     def tensor(name: str) -> Tensor:
         place = found.places[name]
         start, end = place.data_offsets
-        return room[found.start + start : found.start + end].view(TYPES[place.dtype]).view(place.shape)
+        part = torch.from_numpy(room[found.start + start : found.start + end])  # a storage of its own, not the file's
+        return part.view(TYPES[place.dtype]).view(place.shape)
 
     order = found.order
-    return {key: tensor(f"base.{key}") for key in order}, {key: tensor(f"tau.{key}") for key in order}, [*found.names]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+        base, stacked = ({key: tensor(f"{kind}.{key}") for key in order} for kind in ("base", "tau"))
+    return base, stacked, [*found.names]
 
 
 def on_disk(tensor: Tensor, folder: Path) -> Tensor:

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from bounds import ntk
 from bounds.autodiff import functional
+from bounds.ntk.blocks import _used
 from bounds.types import InputError
 from tests import oracles
 from tests.tolerances import assert_near
@@ -92,6 +94,30 @@ def test_a_tensor_that_serves_twice_and_one_that_serves_never():
     assert_near(found.derivatives[0], jacobian @ direction["weight"].flatten())
     assert not found.kernels[:, 1].any()
     assert not ntk.trace(forward, params, inputs, blocks={"a": ["weight"], "b": ["idle"]}).values[:, 1].any()
+
+
+@pytest.mark.parametrize("budget", [None, 3000])
+def test_words_that_an_example_does_not_read_count_for_nothing(budget):
+    """Their rows are 0, and left out; the displacements move these words, too."""
+    torch.manual_seed(0)
+    words, layer = torch.nn.Embedding(50, 6), torch.nn.Linear(6, oracles.CLASSES)
+    network = torch.nn.Sequential(words, torch.nn.Tanh(), layer).double()
+    forward, params = functional(network, lambda module, ids: module(ids).mean(dim=1))
+    ids = torch.tensor([[3, 3, 49], [0, 7, 7]])
+    blocks, directions = {name: (name,) for name in params}, [oracles.displacement(params, seed) for seed in (5, 6)]
+    found = ntk.example_products(forward, params, ids, directions, blocks=blocks, budget_bytes=budget)
+    assert_near(found.kernels, dense_blocks(forward, params, ids, blocks, True))
+    jacobian = oracles.jacobian(forward, params, ids)
+    jacobian = jacobian - jacobian.mean(dim=1, keepdim=True)
+    assert_near(found.derivatives, torch.stack([jacobian @ oracles.flatten(d) for d in directions]))
+
+
+def test_rows_that_are_no_numbers_are_not_left_out():
+    rows = torch.zeros(4, 3, 2).movedim(2, 0)  # as an embedding's lie: cotangents last
+    rows[1, 2, 0] = math.nan
+    used, (moved,) = _used(rows, [torch.arange(12.0).view(4, 3)])
+    assert used.shape == (2, 1, 3)
+    assert moved.tolist() == [[6.0, 7.0, 8.0]]
 
 
 def test_an_example_takes_one_forward_pass_whatever_the_displacements():

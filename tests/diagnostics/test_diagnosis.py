@@ -246,6 +246,31 @@ def test_few_experts(suite, count, method, reason):
     assert found.tried == len(found.layers) + 3
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InputError("refused"), "refused"),
+        (torch.linalg.LinAlgError("singular"), "_LinAlgError: singular"),
+        (MemoryError("2 GB"), "MemoryError: 2 GB"),
+        (KeyError("typo"), None),
+    ],
+)
+def test_a_trial_that_fails_costs_no_more_but_a_mistake_of_the_code_is_not_taken_for_one(
+    suite, learned, monkeypatch, error, told
+):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(diagnosis, "measured", fails)
+    missing = {}
+    if told is None:
+        with pytest.raises(KeyError):
+            diagnosis._measured(space(suite, learned), None, [], "what", missing)
+    else:
+        assert diagnosis._measured(space(suite, learned), None, [], "what", missing) == []
+        assert missing == {"what": told}
+
+
 # λ ------------------------------------------------------------------------------------------------------------------
 
 

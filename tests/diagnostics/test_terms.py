@@ -23,9 +23,10 @@ from diagnostics.terms import linear as linear_world
 from diagnostics.terms import merge as merge_terms
 from diagnostics.terms import network as network_world
 from diagnostics.workspace import Workspace
-from merging import merge
+from merging import TaskVectors, merge
 from merging.params import combine, partition, squared_norms, subtract
 from merging.suites import toy
+from merging.task_vectors import on_demand
 
 SETTINGS = Settings(held_out=24, kernel=12, train=60, draws=4000, weight_draws=1, points=3)
 ALPHA = (0.5, 0.3, 0.2)
@@ -121,6 +122,24 @@ def test_tangents_kernels_and_train_scores_are_the_dense_ones(suite, worlds, blo
 def weight_draws(base, mean, blocks, count, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return [network_world.draw_weights(mean, SIGMA, blocks, generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("budget", "times"), [(2**30, 1), (3000, 4)])
+def test_task_vectors_of_files_are_formed_once_where_the_budget_holds_them(suite, blocks, monkeypatch, budget, times):
+    """Else once for the check and once for each example: reading experts would cost more than the network."""
+    base = suite.task_vectors.base
+    vectors = TaskVectors.on_demand(
+        base, {n: suite.task_vectors.expert(i) for i, n in enumerate(suite.task_vectors.names)}
+    )
+    calls = []
+    formed = on_demand.difference
+    monkeypatch.setattr(on_demand, "difference", lambda *of: calls.append(1) or formed(*of))
+    monkeypatch.setenv("MERGEBOUND_MEMORY_BYTES", str(budget))
+    task = suite.tasks[0]
+    found = linear_world.on_held_out(task, task.test.take(slice(3)), base, vectors.deltas, blocks)
+    assert len(calls) == times * len(vectors) * len(base)
+    expected = linear_world.on_held_out(task, task.test.take(slice(3)), base, suite.task_vectors.deltas, blocks)
+    assert torch.allclose(found["tangents"], expected["tangents"], rtol=1e-5, atol=1e-6)
 
 
 def test_score_space_draws_have_the_law_of_weight_space_draws(suite, worlds, blocks):

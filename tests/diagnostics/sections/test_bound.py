@@ -175,6 +175,18 @@ def test_comparators_bound_the_same_risk(reports):
     assert rows["pooled"].value < rows["direct"].value  # one KL in the place of three
 
 
+def test_a_pooled_form_without_a_rate_that_fits_is_named_and_all_else_is_there(
+    reports, suite, artifact, folder, monkeypatch
+):
+    monkeypatch.setattr("diagnostics.terms.forms.LAMBDA_GRID", (1e9,))
+    report = build(space(suite, artifact, folder, "uniform", seed=1), ["bound"])
+    part = report.merges[0].bound
+    assert [row.name for row in part.comparators] == ["merge-anchored", "direct"]
+    (reason,) = [reason for what, reason in report.provenance.missing.items() if "pooled form" in what]
+    assert "none from 1e+09 on" in reason
+    assert reports["uniform"].merges[0].bound.missing == {}
+
+
 def texts(report, name, kind):
     (view, part), *_ = parts_of(kind, report.tasks, report.settings, report.merges)
     figures = {"bound": section.SECTION, "sweep": sweep.SECTION}[kind].figures

@@ -64,6 +64,15 @@ def test_the_average_is_the_mean_of_the_experts_in_the_merge_s_precision(dtype, 
         assert float((found[name] - kept[name]).abs().max()) <= (2 * count + 3) * step
 
 
+def test_nothing_is_formed_to_learn_which_parameters_there_are(monkeypatch):
+    vectors = TaskVectors.on_demand(draw(0), experts())
+    monkeypatch.setattr("merging.task_vectors.on_demand.difference", lambda *_: pytest.fail("formed"))
+    for names in (vectors.stacked, *vectors.deltas):
+        assert "odd" in names
+        assert "even" not in names
+        assert list(names) == list(SHAPES)
+
+
 def test_the_average_of_the_largest_numbers_is_finite():
     largest = torch.full((5,), torch.finfo(torch.float32).max)  # the sum of six rounded sixths of it overflows
     vectors = TaskVectors.on_demand({"w": largest}, {f"t{i}": {"w": largest} for i in range(6)})

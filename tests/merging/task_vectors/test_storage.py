@@ -51,6 +51,13 @@ def test_every_tensor_of_the_file_is_aligned_as_in_memory_and_any_reader_opens_i
     assert torch.equal(plain["tau.top"][1], experts()["t1"]["top"] - draw(0)["top"])
 
 
+def test_a_mapped_tensor_has_a_storage_of_its_own(tmp_path):
+    """PyTorch lays tangents out like the storage of their parameter: with the file's they would be as large as it."""
+    vectors = TaskVectors.from_experts(draw(0), experts(), Storage(file=tmp_path / "tau.safetensors"))
+    for tensor in (*vectors.base.values(), *vectors.stacked.values()):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def test_the_fast_path_is_the_sum_written_out_for_any_number_of_threads():
     """BLAS orders a sum by its number of threads: results agree to rounding, not to the bit (docs/engine.md)."""
     vectors = TaskVectors.from_experts(draw(0), experts())
