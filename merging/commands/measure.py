@@ -73,7 +73,7 @@ class Spec(Specification):
 
         Settings that no task of the suite reads are left out: what was kept before there were such settings stays.
         """
-        idle = () if any(task.per_position for task in suite.tasks) else PER_POSITION
+        idle = () if suite.per_position else PER_POSITION
         settings = {name: value for name, value in self.settings.items() if name not in idle}
         after = [[name, asdict(POST_PROCESSINGS[name].settings(**given))] for name, given in self.then.items()]
         content = [self.method, settings, suite.identity, *([after] if after else [])]
