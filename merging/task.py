@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.autodiff import batches, check_inputs
-from bounds.scores import check_scores, log_probabilities, mean_cross_entropy, mean_kl
+from bounds.scores import check_scores, mean_cross_entropy
 from bounds.types import Forward, Inputs, Params, Sample, refuse
 from bounds.validation import class_indices
 from merging.measured import Measured, Taught, Where, measure
@@ -362,12 +362,6 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 def cross_entropy(scores: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats."""
     return float(mean_cross_entropy(scores.double(), labels))
-
-
-def kl(teacher: Tensor, student: Tensor) -> float:
-    """Mean KL(teacher ‖ student) of the softmaxes of scores [N, C], in nats."""
-    log_p, log_q = (log_probabilities(scores.double()) for scores in (teacher, student))
-    return float(mean_kl(log_p, log_q))
 
 
 def mean_accuracy(tasks: Sequence[Task], params: Params, split: Split, model: str = "merged") -> float:

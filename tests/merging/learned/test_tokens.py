@@ -11,6 +11,7 @@ from bounds.types import InputError
 from merging import learned, merge
 from merging.execution import Execution
 from merging.learned import LearnedSettings
+from merging.learned import problem as problem_of
 from merging.learned import tokens as module
 from merging.learned.objectives import OBJECTIVES
 from merging.learned.tokens import token_loss
@@ -101,11 +102,12 @@ def test_a_merge_learns_what_a_plain_loop_over_tokens_gives():
     for index, task in enumerate(suite.tasks):
         x = task.calibration.inputs
         student, teacher = task.forward(theta, x), task.forward(vectors.expert(index), x)
-        losses.append(plain("kl", student, teacher, x["attention_mask"] != 0))
-    (slope,) = torch.autograd.grad(sum(losses) / 2, [lam])
+        losses.append(plain("kl", student, teacher, task.counted(task.calibration)))
+    mean = torch.stack(losses).mean()
+    (slope,) = torch.autograd.grad(mean, [lam])
     assert found.coefficients is not None
     assert torch.allclose(found.coefficients[:, 0], 0.5 - 0.5 * slope, atol=1e-10)
-    assert found.history["loss"][0] == pytest.approx(float(sum(losses)) / 2)
+    assert found.history["loss"][0] == pytest.approx(float(mean.detach()))
 
 
 CASES = [
@@ -140,14 +142,14 @@ def test_several_processes_learn_what_one_learns(alone, size):
 
 
 def test_a_part_that_is_weighted_by_its_documents_is_seen(alone, monkeypatch):
-    monkeypatch.setattr(learned.problem, "weight", lambda counted, index: torch.tensor(len(index)))
+    monkeypatch.setattr(problem_of, "weight", lambda counted, index: torch.tensor(len(index)))
     for found in together(lambda joined: learning(joined, **CASES[0]), 3):
         assert max(abs(a - b) for a, b in zip(found[1], alone[0][1], strict=True)) > 1e-3
 
 
 def test_teachers_in_a_file_change_nothing(monkeypatch):
     first = learning()
-    monkeypatch.setattr(learned.problem, "LARGE", 0)
+    monkeypatch.setattr(problem_of, "LARGE", 0)
     assert learning() == first
 
 
