@@ -31,7 +31,8 @@ PUBLIC = {
     "bounds.pac_bayes": ["gaussian_kl", "kl_inverse", "flatness_bound", "maurer_bound"],
     "bounds.theorems": ["theorem1", "theorem2", "theorem3"],
     "bounds.certificates": ["held_out", "coefficient_pac_bayes", "disagreement"],
-    "merging": ["merge", "merged", "TaskVectors", "Task"],
+    "merging": ["merge", "merged", "SequenceTask", "TaskVectors", "Task"],
+    "merging.sequences": ["SequenceTask", "generate", "exact_match", "perplexity", "bits_per_byte"],
     "merging.artifact": ["save", "load", "MergeArtifact"],
     "merging.suites": ["load"],
 }

@@ -135,7 +135,8 @@ class SequenceTask(Task):
         """
         kept, found = self._unmasked(inputs), []
         for scores, _ in self._batches(params, inputs, kept, described(self.name, split, model)):
-            found.append(likeliest(scores, top_k, temperature))
+            wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # under autocast they may be narrow
+            found.append(likeliest(wide, top_k, temperature))
         classes = [part for _, part in found if part is not None]
         whole = torch.cat([log_p for log_p, _ in found])
         return Taught(whole, Positions(kept, torch.cat(classes) if classes else None))

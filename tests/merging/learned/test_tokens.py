@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from bounds.types import InputError
 from merging import learned, merge
+from merging.commands.merge import main
 from merging.execution import Execution
 from merging.learned import LearnedSettings
 from merging.learned import problem as problem_of
@@ -153,11 +154,13 @@ def test_teachers_in_a_file_change_nothing(monkeypatch):
     assert learning() == first
 
 
-def test_the_number_of_classes_is_a_setting_of_sequences_alone():
+def test_the_number_of_classes_is_a_setting_of_sequences_alone(tmp_path, capsys):
     with pytest.raises(InputError, match=r"top_k: expected tasks with scores at every position.* got 8"):
         merge("samerging", toy.build(), examples=8, top_k=8)
     with pytest.raises(InputError, match="top_k: expected at least 1, or None for all"):
         LearnedSettings(top_k=0)
+    assert main(["--suite", "toy", "--top-k", "64", "--examples", "8", "--out", str(tmp_path / "a.pt")]) == 2
+    assert "--top-k: expected a suite whose tasks have scores at every position" in capsys.readouterr().err
     few, many = (learning(top_k=k)[0] for k in (1, None))
     assert few != many
 
