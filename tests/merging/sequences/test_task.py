@@ -22,7 +22,9 @@ def test_labels_or_the_mask_say_what_counts(task):
     assert not task.unmasked(task.calibration.inputs)
     packed = world(padded=False).tasks[0]
     assert packed.unmasked(packed.calibration.inputs)
-    assert torch.equal(packed.counted(packed.calibration), torch.ones(24, LENGTH, dtype=torch.bool))
+    counted = packed.counted(packed.calibration)
+    assert counted is not None
+    assert torch.equal(counted, torch.ones(24, LENGTH, dtype=torch.bool))
     own = task.changed(mask="counted", calibration=Sample({"input_ids": torch.zeros(2, LENGTH).long()}))
     assert bool(own.counted(own.calibration).all()), "no such entry: all positions count"
 
