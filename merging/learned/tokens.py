@@ -30,11 +30,16 @@ def token_loss(
     """
     counted = positions.counted
     if objective in UNTAUGHT:
-        return objective(student[counted], teacher[counted], temperature)
-    events, known = coarsened(student, positions.classes, temperature)[counted], teacher[counted]
+        return objective(_rows(student, counted), _rows(teacher, counted), temperature)
+    events, known = _rows(coarsened(student, positions.classes, temperature), counted), _rows(teacher, counted)
     if objective in LIKELIEST and positions.classes is not None:
         known = known[:, :-1]
     return objective(events, known, 1.0)
+
+
+def _rows(values: Tensor, counted: Tensor) -> Tensor:
+    """Return what stands at the counted positions [M, ...]; where all count as it lies, as a copy of scores is large."""
+    return values.flatten(0, 1) if bool(counted.all()) else values[counted]
 
 
 def weight(counted: Tensor, index: Tensor) -> Tensor:
