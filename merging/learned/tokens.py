@@ -38,7 +38,7 @@ def token_loss(
 
 
 def _rows(values: Tensor, counted: Tensor) -> Tensor:
-    """Return what stands at the counted positions [M, ...]; where all count as it lies, as a copy of scores is large."""
+    """Return what stands at the counted positions [M, ...]; where all count as it lies: a copy of scores is large."""
     return values.flatten(0, 1) if bool(counted.all()) else values[counted]
 
 
