@@ -155,7 +155,7 @@ def _refuse_checkpointing(module: nn.Module) -> None:
                 )
 
 
-def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, Params]:
+def functional(module: nn.Module, apply: Apply | None = None, *, per_position: bool = False) -> tuple[Forward, Params]:
     """Turn a module into a pure function of its parameters, without copying any of them.
 
     Args:
@@ -163,6 +163,7 @@ def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, 
             (integer buffers, constants) stays as it is in the module.
         apply: (module, inputs) -> scores [N, C]; default ``module(inputs)``, or ``module(**inputs)`` for a
             mapping.
+        per_position: the module scores every position of an example: scores are [N, L, V].
 
     Returns:
         forward: (params, inputs [N, ...]) -> scores [N, C]. It does not enter :func:`differentiable` itself,
@@ -173,7 +174,7 @@ def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, 
 
     Raises:
         InputError: gradient checkpointing is on (here, or when ``forward`` is called); (from ``forward``)
-            missing or extra parameters or an empty batch; the scores are not a float tensor [N, C].
+            missing or extra parameters or an empty batch; the scores are not a float tensor [N, C] (or [N, L, V]).
     """
     _refuse_checkpointing(module)
     params, tracks = entries(module), bool(tracking(module))
@@ -186,25 +187,26 @@ def functional(module: nn.Module, apply: Apply | None = None) -> tuple[Forward, 
         prefixed = {f"module.{name}": value for name, value in tensors(module, params_).items()}
         with _evaluating(module), explicit(tracks):
             scores = torch.func.functional_call(wrapper, prefixed, (inputs,))
-        return _check_scores(scores, check_inputs(inputs))
+        return _check_scores(scores, check_inputs(inputs), per_position)
 
     return forward, params
 
 
-def _check_scores(scores: object, n: int) -> Tensor:
+def _check_scores(scores: object, n: int, per_position: bool) -> Tensor:
+    inner, row = ("L, V", "position") if per_position else ("C", "example")
     if not isinstance(scores, Tensor):
         refuse(
             "scores",
-            expected="a tensor [N, C]",
+            expected=f"a tensor [N, {inner}]",
             got=type(scores).__name__,
             cure="pass apply=, e.g. to take .logits",
         )
-    if scores.ndim != 2 or len(scores) != n or not scores.is_floating_point():
+    if scores.ndim != 2 + per_position or len(scores) != n or not scores.is_floating_point():
         refuse(
             "scores",
-            expected=f"a float tensor [{n}, C]",
+            expected=f"a float tensor [{n}, {inner}]",
             got=f"{scores.dtype} {list(scores.shape)}",
-            cure="pass apply= that returns one row of scores per example",
+            cure=f"pass apply= that returns one row of scores per {row}",
         )
     return scores
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from bounds.types import refuse
 
 
-def check_scores(scores: Tensor, examples: int, classes: int | None = None, what: str = "scores") -> Tensor:
+def check_scores(
+    scores: Tensor, examples: int, classes: int | None = None, what: str = "scores", positions: int | None = None
+) -> Tensor:
     """Return the scores as they are, when they are a finite float tensor [examples, classes].
 
     The one gate: an argmax of NaN is class 0, so that a network that broke down would pass for one that is right
@@ -26,35 +28,44 @@ def check_scores(scores: Tensor, examples: int, classes: int | None = None, what
         examples: N, the number of examples it was given.
         classes: C, the number of classes; None: any.
         what: whose scores, named in the error: task, split and model.
+        positions: L of a network that scores every position of an example: [examples, positions, classes]. Such scores
+            are not looked at for NaN here: positions that do not count may hold anything.
 
     Raises:
         InputError: another shape, not floating point, NaN or infinity (with the number of examples that have one).
     """
     width = "C" if classes is None else classes
-    if scores.ndim != 2 or len(scores) != examples or not scores.is_floating_point():
-        refuse(
-            what,
-            expected=f"a float tensor [{examples}, {width}]",
-            got=f"{scores.dtype} {list(scores.shape)}",
-            cure="return one row of scores per example",
-        )
-    if classes is not None and scores.shape[1] != classes:
+    inner = () if positions is None else (positions,)
+    if scores.ndim != 2 + len(inner) or scores.shape[:-1] != (examples, *inner) or not scores.is_floating_point():
+        cure = "return one row of scores per example" if positions is None else "return one row of scores per position"
+        expected = f"a float tensor [{', '.join(map(str, (examples, *inner, width)))}]"
+        refuse(what, expected=expected, got=f"{scores.dtype} {list(scores.shape)}", cure=cure)
+    if classes is not None and scores.shape[-1] != classes:
         refuse(
             what,
             expected=f"{classes} scores of an example, one for each class name",
-            got=scores.shape[1],
+            got=scores.shape[-1],
             cure="list the head's classes in class_names, or take the task's own head",
         )
-    finite = torch.isfinite(scores).all(dim=1)
+    return scores if inner else check_finite(scores, what)
+
+
+def check_finite(rows: Tensor, what: str = "scores") -> Tensor:
+    """Return rows of scores [M, C] as they are, when all are finite.
+
+    Raises:
+        InputError: NaN or infinity, with the number of rows that have one.
+    """
+    finite = torch.isfinite(rows).all(dim=1)
     if not bool(finite.all()):
         bad, first = int((~finite).sum()), int(finite.int().argmin())
         refuse(
             what,
             expected="finite numbers",
-            got=f"NaN or infinity for {bad} of {examples} examples (first: {first})",
+            got=f"NaN or infinity for {bad} of {len(rows)} examples (first: {first})",
             cure="check these inputs and the weights, or compute in a wider precision",
         )
-    return scores
+    return rows
 
 
 def log_probabilities(scores: Tensor, temperature: float | Tensor = 1.0) -> Tensor:

@@ -29,7 +29,7 @@ from merging.commands import console, options, run, stage, track
 from merging.files import check_folder, encoded
 from merging.plain import to_plain
 from merging.suites import Suite
-from merging.task import accuracy, score_task
+from merging.task import accuracy, check_one_row, score_task
 
 METHOD, BASELINE = "samerging", "KL only"
 CHOICE_SEED = 0
@@ -124,6 +124,7 @@ def _main(command: Command) -> None:
     torch.set_num_threads(command.threads)
     with stage(f"loading {command.suite}"):
         suite = suites.load(command.suite)
+    check_one_row(suite.tasks, "ablation", "measure rows with mergebound compare")
     command.out.mkdir(parents=True, exist_ok=True)
     lines = ablate(suite, command)
     content = {"suite": suite.name, "seeds": command.seeds, "lines": [to_plain(line) for line in lines]}

@@ -43,7 +43,7 @@ from merging.commands import console, options, run, stage, track
 from merging.files import check_folder
 from merging.learned import LearnedSettings, Problem
 from merging.suites import Suite
-from merging.task import Split, mean_accuracy, score
+from merging.task import Split, check_one_row, mean_accuracy, score
 from merging.task_vectors import merged
 
 POINTS = 60
@@ -234,6 +234,7 @@ def _main(command: Command) -> None:
     runs = _runs(command)
     with stage(f"loading {command.suite}"):
         suite = suites.load(command.suite)
+    check_one_row(suite.tasks, "curve of the solver", "measure rows with mergebound compare")
     labels = list(runs)
     curves = [measure(suite, labels[i], runs[labels[i]]) for i in track(range(len(labels)), "solvers")]
     drawing = as_images(lambda: draw(curves, command.examples), "solver-curve")

@@ -1,22 +1,25 @@
-"""A task: a network function with its frozen head, and four disjoint splits; how it is scored."""
+"""A task: a network function with its frozen head, and four disjoint splits; how it is scored and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, NoReturn, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from bounds.autodiff import batches, check_inputs
-from bounds.scores import check_scores, log_probabilities, mean_cross_entropy, mean_kl
+from bounds.scores import check_scores, mean_cross_entropy
 from bounds.types import Forward, Inputs, Params, Sample, refuse
 from bounds.validation import class_indices
+from merging.measured import Measured, Taught, Where, measure
 
 Split: TypeAlias = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+BATCH = 256
+"""Examples of a pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,19 @@ class Task:
     disjoint (a suite checks it). Labels of any kind of integer become int64 [N]; inputs in half precision become
     float32, like every weight that a merge computes with.
 
+    What differs between kinds of task is here, as methods: :meth:`rows`, :meth:`taught`, :meth:`measured`,
+    :meth:`quality`. A task whose network scores every position of an example is a
+    :class:`~merging.sequences.SequenceTask`.
+
     Raises:
         InputError: fewer than two classes (a task of one class is always right), class names that are not distinct, an
             empty split, a labelled calibration split, labels that are no integers or out of range.
     """
+
+    per_position: ClassVar[bool] = False
+    """Whether the network gives a row of scores for every position of an example."""
+    chosen_by: ClassVar[str] = "accuracy"
+    """What a scale is chosen by on validation: the figure that :meth:`quality` is made of."""
 
     name: str
     forward: Forward
@@ -44,11 +56,7 @@ class Task:
     test: Sample
 
     def __post_init__(self) -> None:
-        names = list(self.class_names)
-        if len(names) < 2 or len(set(names)) != len(names):
-            got = f"{names[:3]}" if len(names) < 2 else f"{max(names, key=names.count)!r} more than once"
-            cure = "name every class, and distinguish classes of one name"
-            refuse(f"class names of task {self.name!r}", expected="two or more distinct names", got=got, cure=cure)
+        self._check_names()
         for split in SPLITS:
             sample: Sample | None = vars(self)[split]
             if sample is not None:
@@ -58,26 +66,115 @@ class Task:
             else:
                 object.__delattr__(self, split)  # so that asking for it comes to __getattr__
 
+    def _check_names(self) -> None:
+        names = list(self.class_names)
+        if len(names) < 2 or len(set(names)) != len(names):
+            got = f"{names[:3]}" if len(names) < 2 else f"{max(names, key=names.count)!r} more than once"
+            cure = "name every class, and distinguish classes of one name"
+            refuse(f"class names of task {self.name!r}", expected="two or more distinct names", got=got, cure=cure)
+
     def __getattr__(self, name: str) -> Sample:
-        """Refuse a split that is not there."""
-        if name in SPLITS:
+        """Refuse a split that is not there, or that was not handed to whoever asks (see :func:`handed`)."""
+        if name not in SPLITS:
+            raise AttributeError(name)
+        if _HANDED in vars(self):
             refuse(
                 f"split {name} of task {self.name!r}",
-                expected="examples: what was asked for needs them",
-                got="a task without this split",
-                cure="give the task one, or leave out what needs it",
+                expected="a split that the method says it needs",
+                got="one that was not handed to it",
+                cure="name it in needs of the method's row",
             )
-        raise AttributeError(name)
+        refuse(
+            f"split {name} of task {self.name!r}",
+            expected="examples: what was asked for needs them",
+            got="a task without this split",
+            cure="give the task one, or leave out what needs it",
+        )
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that are there, in the order of SPLITS."""
         return tuple(split for split in SPLITS if split in vars(self))
 
-    def changed(self, **fields: Any) -> Task:
+    def changed(self, **given: Any) -> Task:
         """Return the task with other values of some fields, as ``dataclasses.replace`` where no split is absent."""
-        whole = {"name": self.name, "forward": self.forward, "class_names": self.class_names}
-        return Task(**{**whole, **{split: vars(self).get(split) for split in SPLITS}, **fields})
+        return type(self)(**{**{f.name: vars(self).get(f.name) for f in fields(type(self))}, **given})
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def particulars(self) -> list[Any]:
+        """What tells this task from another one, besides names, classes and splits."""
+        return []
+
+    def scores(self, params: Params, inputs: Inputs, split: str, model: str) -> Tensor:
+        """Return all scores of inputs of a split [N, C], under the weights of a model; see :func:`score_task`."""
+        what = described(self.name, split, model)
+        return score(self.forward, params, inputs, classes=self.classes, what=what)
+
+    def rows(self, params: Params, sample: Sample, split: str, model: str) -> Iterator[tuple[Tensor, Where]]:
+        """Yield rows of scores [M, C] of a sample of a split, finite, with the examples that they belong to."""
+        scores = self.scores(params, sample.inputs, split, model)
+        yield scores, (torch.arange(len(scores), device=scores.device),)
+
+    def taught(
+        self,
+        params: Params,
+        inputs: Inputs,
+        split: str,
+        model: str = "expert",
+        *,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+    ) -> Taught:
+        """Return what is kept of a teacher's scores on inputs of a split: of a classifier all of them, as they are."""
+        return Taught(self.scores(params, inputs, split, model))
+
+    def counted(self, sample: Sample) -> Tensor | None:
+        """Return which positions of a sample count [N, L]; None where an example has one row of scores."""
+        return None
+
+    def unmasked(self, inputs: Inputs) -> bool:
+        """Whether everything in the inputs counts, as it always does where an example has one row of scores."""
+        return True
+
+    def batch_size(self, inputs: Inputs) -> int:
+        """Return how many examples are scored in a pass without gradients."""
+        return BATCH
+
+    def measured(
+        self, params: Params, split: Split, model: str = "merged", *, taught: Taught | None = None, same: bool = False
+    ) -> Measured:
+        """Return what the model of θ does on a labelled split, example by example. Exact.
+
+        Args:
+            params: θ.
+            split: which split.
+            model: whose weights, for errors.
+            taught: of an expert on the same split, at temperature 1, to measure the KL from.
+            same: the model is that expert, so that its scores need not be computed again where they are kept.
+
+        Raises:
+            InputError: no such split, no labels, scores that are not finite or do not fit the labels.
+        """
+        sample: Sample = getattr(self, split)
+        labels = labels_of(self, split, f"{self.chosen_by.replace('_', '-')} of the {model} model")
+        rows = self._known(taught) if taught is not None and same else None
+        return measure(rows or self.rows(params, sample, split, model), labels, taught, self._text_bytes(split))
+
+    def _known(self, taught: Taught) -> list[tuple[Tensor, Where]] | None:
+        """Rows that need no pass, as the teacher's scores are all there."""
+        return [(taught.scores, (torch.arange(len(taught.scores)),))]
+
+    def _text_bytes(self, split: Split) -> Tensor | None:
+        return None
+
+    def quality(self, measured: Measured) -> float:
+        """Return the figure by which models are ranked and scales chosen, the larger the better: the accuracy."""
+        return measured.accuracy
 
     def _checked(self, split: Split, sample: Sample) -> Sample:
         what = f"task {self.name!r}, split {split}"
@@ -86,28 +183,22 @@ class Task:
         if split == "calibration" and sample.labels is not None:
             refuse(what, expected="no labels", got="labels", cure="pass Sample(inputs)")
         given = sample.labels
-        labels = None if given is None else class_indices(given, len(sample), len(self.class_names), what)
+        labels = None if given is None else self._labels(given, sample, what)
         inputs = _widened(sample.inputs)
         return sample if inputs is sample.inputs and labels is sample.labels else Sample(inputs, labels)
 
+    def _labels(self, labels: Tensor, sample: Sample, what: str) -> Tensor:
+        return class_indices(labels, len(sample), self.classes, what)
 
-class HandedTask(Task):
-    """A task of which a method is handed some splits only; asking for another one is refused. See :func:`handed`."""
 
-    def __getattr__(self, name: str) -> Sample:
-        if name in SPLITS:
-            refuse(
-                f"split {name} of task {self.name!r}",
-                expected="a split that the method says it needs",
-                got="one that was not handed to it",
-                cure="name it in needs of the method's row",
-            )
-        raise AttributeError(name)
+_HANDED = "_handed"
+"""Attribute of a task of which a method is handed some splits only."""
 
 
 def handed(task: Task, splits: AbstractSet[Split]) -> Task:
     """Return the task with these splits only: the others are not in it, so that nothing can have been seen of them."""
-    view = object.__new__(HandedTask)
+    view = object.__new__(type(task))
+    object.__setattr__(view, _HANDED, True)
     for name, value in vars(task).items():
         if name not in SPLITS or name in splits:
             object.__setattr__(view, name, value)
@@ -164,12 +255,45 @@ def check_labels(tasks: Sequence[Task], splits: AbstractSet[Split], what: str) -
             labels_of(task, split, what)
 
 
-def check_tasks(names: Sequence[str], tasks: Sequence[Task]) -> None:
-    """Check that tasks are those of the task vectors ``names``, in the same order.
+def check_one_row(tasks: Sequence[Task], what: str, cure: str = "use another one") -> None:
+    """Check that every example has one row of scores, as ``what`` needs.
 
     Raises:
-        InputError: another number of tasks, other names, another order.
+        InputError: a task whose network scores every position.
     """
+    for task in tasks:
+        if task.per_position:
+            refuse(
+                what,
+                expected="tasks with one row of scores for an example",
+                got=f"scores at every position in task {task.name!r}",
+                cure=cure,
+            )
+
+
+def check_unmasked(tasks: Sequence[Task], what: str) -> None:
+    """Check that no position of a calibration example is masked out, since ``what`` would count it.
+
+    Raises:
+        InputError: one is.
+    """
+    for task in tasks:
+        if not task.unmasked(task.calibration.inputs):
+            got, cure = f"some in task {task.name!r}", "pack texts to one length, or use another method"
+            refuse(what, expected="calibration examples without masked positions", got=got, cure=cure)
+
+
+def check_tasks(names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Check that tasks are those of the task vectors ``names``, in the same order, and of one kind.
+
+    Raises:
+        InputError: another number of tasks, other names, another order; tasks with one row of scores for an example
+            beside tasks with one for every position, whose losses and figures have no common unit.
+    """
+    if len({task.per_position for task in tasks}) > 1:
+        mixed = [task.name for task in tasks if task.per_position]
+        got = f"scores at every position in {mixed} alone"
+        refuse("tasks", expected="all of one kind", got=got, cure="merge the others by themselves")
     found = [task.name for task in tasks]
     if found != list(names):
         same = "in the same order" if sorted(found) == sorted(names) else "of the same name"
@@ -197,7 +321,7 @@ def score(
     *,
     classes: int | None = None,
     what: str = "scores",
-    batch_size: int = 256,
+    batch_size: int = BATCH,
 ) -> Tensor:
     """Return the scores [N, C] of all inputs, computed in batches without gradients, through the gate. Exact.
 
@@ -217,13 +341,12 @@ def score(
 
 
 def score_task(task: Task, params: Params, inputs: Inputs, split: str, model: str) -> Tensor:
-    """Return the scores [N, C] of inputs of a task's split, under the weights of a model.
+    """Return the scores [N, C] of inputs of a task's split, under the weights of a model ([N, L, V] of sequences).
 
     Raises:
         InputError: scores that are not finite or not one for each class name; names task, split and model.
     """
-    what = described(task.name, split, model)
-    return score(task.forward, params, inputs, classes=len(task.class_names), what=what)
+    return task.scores(params, inputs, split, model)
 
 
 def described(task: str, split: str, model: str) -> str:
@@ -241,17 +364,15 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> float:
     return float(mean_cross_entropy(scores.double(), labels))
 
 
-def kl(teacher: Tensor, student: Tensor) -> float:
-    """Mean KL(teacher ‖ student) of the softmaxes of scores [N, C], in nats."""
-    log_p, log_q = (log_probabilities(scores.double()) for scores in (teacher, student))
-    return float(mean_kl(log_p, log_q))
-
-
 def mean_accuracy(tasks: Sequence[Task], params: Params, split: Split, model: str = "merged") -> float:
     """Unweighted mean over tasks of the accuracy of θ on the named split."""
-    values = []
-    for task in tasks:
-        sample: Sample = getattr(task, split)
-        labels = labels_of(task, split, f"accuracy of the {model} model")
-        values.append(accuracy(score_task(task, params, sample.inputs, split, model), labels))
+    return _mean([task.measured(params, split, model).accuracy for task in tasks])
+
+
+def mean_quality(tasks: Sequence[Task], params: Params, split: Split, model: str = "merged") -> float:
+    """Unweighted mean over tasks of what models are ranked by (:meth:`Task.quality`), the larger the better."""
+    return _mean([task.quality(task.measured(params, split, model)) for task in tasks])
+
+
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -15,9 +15,8 @@ FILES = [path for package in RANK for path in (ROOT / package).rglob("*.py")]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 """Name of a module or package -> its file."""
-GROUND = tuple(
-    f"bounds.{name}" for name in ("types", "autodiff", "validation", "jacobian", "scores", "running_statistics")
-)
+_GROUND = ("types", "autodiff", "validation", "jacobian", "scores", "coarse", "running_statistics")
+GROUND = tuple(f"bounds.{name}" for name in _GROUND)
 """What merging may use of bounds."""
 BY_PLACE = {"Suite": "name, task vectors and tasks"}
 """Data classes whose first fields may be given without their names; the others come after a ``KW_ONLY``."""
@@ -32,7 +31,8 @@ PUBLIC = {
     "bounds.pac_bayes": ["gaussian_kl", "kl_inverse", "flatness_bound", "maurer_bound"],
     "bounds.theorems": ["theorem1", "theorem2", "theorem3"],
     "bounds.certificates": ["held_out", "coefficient_pac_bayes", "disagreement"],
-    "merging": ["merge", "merged", "TaskVectors", "Task"],
+    "merging": ["merge", "merged", "SequenceTask", "TaskVectors", "Task"],
+    "merging.sequences": ["SequenceTask", "generate", "exact_match", "perplexity", "bits_per_byte"],
     "merging.artifact": ["save", "load", "MergeArtifact"],
     "merging.suites": ["load"],
 }

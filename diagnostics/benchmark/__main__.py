@@ -7,7 +7,7 @@ mapped task vectors against the number of tasks, ``... closed_form`` the seconds
 from files to a file, ``... files`` those of the commands from a suite file to an exported folder, beside mergekit and
 FusionBench where these are installed; ``... processes``, under torchrun, a step on several processes, and ``... plan``
 what more of them would send and read, ``... report`` passes, seconds, memory and cache of every section of a report on
-experts of real size.
+experts of real size, ``... tokens`` the loss on scores at every position.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diagnostics.benchmark import merge as benchmark_merge
 from diagnostics.benchmark import processes as benchmark_processes
 from diagnostics.benchmark import report as benchmark_report
 from diagnostics.benchmark import stream as benchmark_stream
+from diagnostics.benchmark import tokens as benchmark_tokens
 from merging.commands import options, run
 
 _NAME = "mergebound benchmark"
@@ -38,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[..., None]] = {
     "processes": benchmark_processes.measure,
     "plan": benchmark_processes.plan,
     "report": benchmark_report.measure,
+    "tokens": benchmark_tokens.measure,
 }
 
 

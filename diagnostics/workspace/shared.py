@@ -23,8 +23,10 @@ from merging.matching import check_match
 from merging.params import partition
 from merging.rows import silent
 from merging.suites import Suite
-from merging.task import Split, Task, check_splits, refuse_unlabelled
+from merging.task import Split, Task, check_one_row, check_splits, refuse_unlabelled
 from merging.task_vectors import TaskVectors
+
+MEASURED = "measure its perplexities with mergebound compare"
 
 
 class Shared:
@@ -113,6 +115,7 @@ class Shared:
     def loaded(self) -> Suite:
         """The suite where it was loaded, on the CPU, with every artifact checked against it: merges are made there."""
         suite = self.load() if self.plain_settings.labels else self.load().without_labels()
+        check_one_row(suite.tasks, "report, whose every section states figures of examples", MEASURED)
         for subject in self.subjects:
             check_match(suite, subject.artifact)
         return suite

@@ -18,7 +18,7 @@ from merging.closed_form.spectral import task_singular_vectors
 from merging.closed_form.statistics import CalibrationSettings, calibration, input_products
 from merging.closed_form.tensors import as_matrices, is_matrix, thin_svd
 from merging.rows import CALIBRATION, Merge, Method, Progress
-from merging.task import Task
+from merging.task import Task, check_unmasked
 from merging.task_vectors import TaskVectors
 
 NOISE = 10
@@ -99,9 +99,12 @@ def layer_factors(vector: Mapping[str, Tensor], names: Sequence[str]) -> dict[st
 
 
 def _esm(tv: TaskVectors, tasks: Sequence[Task], settings: EssentialSettings, progress: Progress) -> Merge:
+    check_unmasked(tasks, "method esm")
     inputs = calibration(tv, tasks, settings)
     products = [
-        input_products(tasks[index].forward, tv.expert(index), inputs[index])
+        input_products(
+            tasks[index].forward, tv.expert(index), inputs[index], batch_size=tasks[index].batch_size(inputs[index])
+        )
         for index in progress(range(len(tv)), "inputs of linear weights")
     ]
     linear = [name for name in tv.base if all(name in found for found in products)]

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bounds.types import refuse
+from bounds.types import Sample, refuse
 from merging.closed_form.scale import SUM_GRID, check_at_least, check_share, direction, scaled
 from merging.closed_form.statistics import CalibrationSettings, calibration, diagonal_fisher, input_products, uses
 from merging.draws import task_generators
 from merging.params import combine, norm
 from merging.rows import CALIBRATION, Merge, Method, Progress
-from merging.task import Task
+from merging.task import Task, check_one_row, check_unmasked
 from merging.task_vectors import TaskVectors
 
 
@@ -55,12 +55,17 @@ class RegressionSettings(CalibrationSettings):
 
 def _fisher(tv: TaskVectors, tasks: Sequence[Task], settings: FisherSettings, progress: Progress) -> Merge:
     """θ = Σ_t F_t θ_t / Σ_t F_t, entry by entry; one task's F at a time."""
+    if settings.labels == "expected":
+        check_one_row(
+            tasks, "labels=expected of Fisher merging", "take labels=sampled: one label drawn at each position"
+        )
     inputs = calibration(tv, tasks, settings)
     drawing = [None] * len(tv) if settings.labels == "expected" else task_generators(tv.names, settings.seed + 1)
     above = {name: torch.zeros_like(value, dtype=tv.dtype) for name, value in tv.base.items()}
     below = {name: torch.zeros_like(value) for name, value in above.items()}
     for index in progress(range(len(tv)), "Fisher information"):
-        whole = diagonal_fisher(tasks[index].forward, tv.expert(index), inputs[index], drawing[index])
+        task, counted = tasks[index], tasks[index].counted(Sample(inputs[index]))
+        whole = diagonal_fisher(task.forward, tv.expert(index), inputs[index], drawing[index], counted)
         fisher = {name: whole[name] for name in above}
         size = norm(fisher) if settings.normalize else 1.0
         for name in above:
@@ -104,9 +109,11 @@ class NormalEquations:
 
 def _regmean(tv: TaskVectors, tasks: Sequence[Task], settings: RegressionSettings, progress: Progress) -> Merge:
     """Each linear weight is the least-squares fit to the experts' outputs on their own inputs; the rest is averaged."""
+    check_unmasked(tasks, "method regmean")
     inputs, equations = calibration(tv, tasks, settings), {}
     for index in progress(range(len(tv)), "inputs of linear weights"):
-        products = input_products(tasks[index].forward, tv.expert(index), inputs[index])
+        size = tasks[index].batch_size(inputs[index])
+        products = input_products(tasks[index].forward, tv.expert(index), inputs[index], batch_size=size)
         for name in [name for name in products if name in tv.base]:
             axis, product = products[name]
             equation = equations.setdefault(name, NormalEquations(settings))
@@ -123,16 +130,18 @@ def _regmean_plus_plus(
 
     Weight by weight; the paper goes layer by layer. A pass ends at the weight it is for, unless that is used again.
     """
+    check_unmasked(tasks, "method regmean_plus_plus")
     inputs = calibration(tv, tasks, settings)
+    sizes = [task.batch_size(given) for task, given in zip(tasks, inputs, strict=True)]
     vector = direction(tv, lambda _, deltas: deltas.mean(dim=0))
     merged = combine(tv.base, vector, 1.0)
-    often = [uses(task.forward, merged, inputs[index]) for index, task in enumerate(tasks)]
-    order = list(input_products(tasks[0].forward, merged, inputs[0]))
+    often = [uses(task.forward, merged, inputs[index], sizes[index]) for index, task in enumerate(tasks)]
+    order = list(input_products(tasks[0].forward, merged, inputs[0], batch_size=sizes[0]))
     for position in progress(range(len(order)), "linear weights"):
         name, equation = order[position], NormalEquations(settings)
         for index, task in enumerate(tasks):
             only = name if often[index].get(name) == 1 else None
-            axis, product = input_products(task.forward, merged, inputs[index], only)[name]
+            axis, product = input_products(task.forward, merged, inputs[index], only, sizes[index])[name]
             equation.add(axis, product, tv.deltas[index][name])
         vector[name] = equation.solve().to(vector[name].dtype)
         merged[name] = tv.base[name] + vector[name]

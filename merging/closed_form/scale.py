@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bounds.types import Params, refuse
 from merging.rows import NOTHING, VALIDATION, Merge, Progress, silent
-from merging.task import Split, Task, mean_accuracy
+from merging.task import Split, Task, mean_quality
 from merging.task_vectors import TaskVectors
 from merging.task_vectors.arithmetic import PART, cut, formed
 
@@ -111,22 +111,31 @@ def direction_by_parts(
 def best_scale(
     tasks: Sequence[Task], at: Callable[[float], Params], grid: Sequence[float], progress: Progress = silent
 ) -> tuple[float, dict[float, float]]:
-    """Scale with the best mean validation accuracy (the smallest of equals), and the value of every scale looked at.
+    """Scale of the best mean validation quality (the smallest of equals), and the figure of every scale looked at.
+
+    The quality is the accuracy, of tasks with scores at every position minus the mean cross-entropy of a counted token
+    (the field's habit: perplexity); the figure is what it is made of (``Task.chosen_by``).
 
     Coarse to fine: every third scale of the grid, then those between the best of these and its two neighbours. The
-    best of the whole grid, if accuracy over the coarse scales rises to the interval where that lies and falls after it.
+    best of the whole grid, if quality over the coarse scales rises to the interval where that lies and falls after it.
     """
     values: dict[float, float] = {}
 
     def look(positions: Sequence[int], description: str) -> int:
         for i in progress(positions, description):
-            values[grid[i]] = mean_accuracy(tasks, at(grid[i]), "validation")
+            values[grid[i]] = mean_quality(tasks, at(grid[i]), "validation")
         return max((i for i in range(len(grid)) if grid[i] in values), key=lambda i: (values[grid[i]], -i))
 
     best = look(range(COARSE - 1, len(grid), COARSE), "scales on validation, coarse")
     around = range(max(0, best - COARSE + 1), min(len(grid), best + COARSE))
     best = look([i for i in around if i != best], "scales on validation, fine")
-    return grid[best], {scale: values[scale] for scale in grid if scale in values}
+    sign = -1.0 if any(task.per_position for task in tasks) else 1.0
+    return grid[best], {scale: sign * values[scale] for scale in grid if scale in values}
+
+
+def validation_figure(tasks: Sequence[Task]) -> str:
+    """Return the name of the figure that :func:`best_scale` looks at, as a merge's history has it."""
+    return f"validation_{tasks[0].chosen_by}"
 
 
 def scaled(
@@ -139,9 +148,10 @@ def scaled(
 ) -> Merge:
     """Return θ_0 + s·τ for the merged task vector τ, whose memory it takes; where s is None, the best of the grid.
 
-    The history then holds ``scale`` and ``validation_accuracy`` of the scales looked at, the ``chosen_scale``, the wall
-    time of the search (``search_seconds``); the merge says how many candidates it was chosen from: the size of the
-    grid, since which scales are looked at depends on the validation labels, and any of the grid could have been chosen.
+    The history then holds ``scale`` and ``validation_accuracy`` (of sequences ``validation_cross_entropy``) of the
+    scales looked at, the ``chosen_scale``, the wall time of the search (``search_seconds``); the merge says how many
+    candidates it was chosen from: the size of the grid, since which scales are looked at depends on the validation
+    labels, and any of the grid could have been chosen.
     """
     base = {name: value.to(task_vectors.dtype) for name, value in task_vectors.base.items()}
     if scale is not None:
@@ -150,7 +160,7 @@ def scaled(
     best, values = best_scale(tasks, lambda s: _add(base, vector, s, room), grid, progress)
     history = {
         "scale": list(values),
-        "validation_accuracy": list(values.values()),
+        validation_figure(tasks): list(values.values()),
         "chosen_scale": [best],
         SEARCH_SECONDS: [time.perf_counter() - started],
     }

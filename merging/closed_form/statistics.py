@@ -16,7 +16,7 @@ from bounds.scores import probabilities
 from bounds.types import Forward, Inputs, Params, refuse, take
 from merging.closed_form.scale import check_at_least
 from merging.draws import chosen_positions
-from merging.task import Task, check_tasks
+from merging.task import BATCH, Task, check_tasks
 from merging.task_vectors import TaskVectors
 
 
@@ -51,9 +51,6 @@ def calibration(tv: TaskVectors, tasks: Sequence[Task], settings: CalibrationSet
     chosen = chosen_positions(tv.names, [len(task.calibration) for task in tasks], settings.examples, settings.seed)
     return [take(task.calibration.inputs, index) for task, index in zip(tasks, chosen, strict=True)]
 
-
-BATCH = 256
-"""Examples of a forward pass."""
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
@@ -97,11 +94,11 @@ class _Inputs(TorchDispatchMode):
 
 
 @torch.no_grad()
-def uses(forward: Forward, params: Params, inputs: Inputs) -> dict[str, int]:
+def uses(forward: Forward, params: Params, inputs: Inputs, batch_size: int = BATCH) -> dict[str, int]:
     """Return, for each linear weight in the order of use, how often a pass multiplies by it: of batches the most."""
     most: dict[str, int] = {}
     with differentiable():
-        for batch in batches(inputs, BATCH):
+        for batch in batches(inputs, batch_size):
             with _Inputs(params) as recorder:
                 forward(params, batch)
             most |= {name: max(count, most.get(name, 0)) for name, count in recorder.uses.items()}
@@ -110,7 +107,7 @@ def uses(forward: Forward, params: Params, inputs: Inputs) -> dict[str, int]:
 
 @torch.no_grad()
 def input_products(
-    forward: Forward, params: Params, inputs: Inputs, only: str | None = None
+    forward: Forward, params: Params, inputs: Inputs, only: str | None = None, batch_size: int = BATCH
 ) -> dict[str, tuple[int, Tensor]]:
     """Return, for each linear weight W in the order of use, the axis of W its inputs run over and mean_i x_i x_iᵀ.
 
@@ -124,7 +121,7 @@ def input_products(
     """
     recorder = _Inputs(params, only)
     with differentiable(), recorder:
-        for batch in batches(inputs, BATCH):
+        for batch in batches(inputs, batch_size):
             with suppress(_Reached):
                 forward(params, batch)
     found = {}
@@ -140,7 +137,11 @@ def input_products(
 
 
 def diagonal_fisher(
-    forward: Forward, params: Params, inputs: Inputs, generator: torch.Generator | None = None
+    forward: Forward,
+    params: Params,
+    inputs: Inputs,
+    generator: torch.Generator | None = None,
+    counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information: mean over examples of Σ_c p_c (∂ log p_c / ∂θ)², the labels c from the model itself.
 
@@ -148,25 +149,50 @@ def diagonal_fisher(
     ∇ log p_c = Jᵀ(e_c - p), so that one forward pass serves all classes. Exact: the expectation over labels is taken.
     With a ``generator`` estimated, without bias: one label c ~ p is drawn for each example, in order, and
     (∂ log p_c / ∂θ)² stands for the sum, with one backward pass in place of C.
+
+    Of a network that scores every position, ``counted`` [N, L] says which count, and the mean is over these. Given the
+    inputs, labels drawn at different positions are independent and their gradients have mean 0, so that the square of
+    the sum of a sequence's gradients is in expectation the sum of their squares: one backward pass a sequence, without
+    bias.
+
+    Raises:
+        InputError: ``counted`` without a ``generator``: L x V backward passes a sequence.
     """
+    if counted is not None and generator is None:
+        cure = "take labels=sampled"
+        refuse("Fisher information of sequences", expected="drawn labels", got="their expectation", cure=cure)
     chunk = chunk_size(2 * parameter_bytes(params), memory_budget())
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     count = 0
     with differentiable():
-        for example in batches(inputs, 1):
-            for gradients in _weighted_gradients(forward, params, example, chunk, generator):
+        for place, example in enumerate(batches(inputs, 1)):
+            kept = None if counted is None else counted[place]
+            for gradients in _weighted_gradients(forward, params, example, chunk, generator, kept):
                 for name, gradient in gradients.items():
                     total[name] += gradient.square().sum(dim=0)
-            count += 1
+            count += 1 if kept is None else int(kept.sum())
     return {name: value / count for name, value in total.items()}
 
 
 def _weighted_gradients(
-    forward: Forward, params: Params, example: Inputs, chunk: int, generator: torch.Generator | None
+    forward: Forward,
+    params: Params,
+    example: Inputs,
+    chunk: int,
+    generator: torch.Generator | None,
+    counted: Tensor | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """√p_c ∇ log p_c for chunks of classes, or ∇ log p_c of one drawn class: name -> [classes, ...]."""
+    """√p_c ∇ log p_c for chunks of classes, or ∇ log p_c of one drawn class: name -> [classes, ...].
+
+    Where positions are counted, the sum of ∇ log p_c over them, of a class drawn at each.
+    """
     scores, pull_back = torch.func.vjp(lambda p: forward(p, example), dict(params))[:2]
     p = probabilities(scores[0])
+    if counted is not None:
+        drawn = torch.multinomial(p.detach().double().cpu(), 1, generator=generator).to(p.device)
+        slopes = (torch.zeros_like(p).scatter(-1, drawn, 1.0) - p) * counted[:, None]
+        yield {name: gradient[None] for name, gradient in pull_back(slopes[None])[0].items()}
+        return
     cotangents = torch.eye(len(p)).to(scores) - p
     if generator is None:
         cotangents = p.sqrt()[:, None] * cotangents

@@ -95,7 +95,7 @@ def compare(command: Command) -> Shown:
     known = _published(command.published) if command.published else {}
     seeds = range(command.seeds)
     found = _measure_all(specs, seeds, suite, command)
-    shown = Shown(ranked(found, seeds, known), suite, command.published)
+    shown = Shown(ranked(found, seeds, known, per_position=suite.per_position), suite, command.published)
     _write_all(shown, command)
     return shown
 
@@ -191,7 +191,7 @@ def _write_all(shown: Shown, command: Command) -> None:
     texts = {"json": shown.json(), "csv": shown.csv(), "md": shown.markdown()}
     from merging.commands.compare_figure import draw  # matplotlib takes a third of a second to import
 
-    contents = {**texts, **draw(shown.done, shown.suite.name)}
+    contents = {**texts, **draw(shown.done, shown.suite.name, shown.columns)}
     for name, suffix in zip(_files(command), SUFFIXES, strict=True):
         _write(command.out / name, contents[suffix])
 

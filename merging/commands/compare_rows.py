@@ -36,9 +36,10 @@ class Row:
 
     ``then``: the post-processings after it, each with the settings it was given.
     ``seeds``: those it was merged with (none: it draws nothing, or its settings name the seed); ``by_seed``: accuracies
-    [S][T] in 0..1, ``accuracy`` [T] their means over seeds. ``mean``: accuracy over tasks with its error over seeds;
+    [S][T] in 0..1, ``accuracy`` [T] their means over seeds. ``mean``: accuracy over tasks with its error over seeds, of
+    tasks with a label at every position minus the mean cross-entropy of a token, whose ``losses`` [T] are then there;
     ``sampled``: the same with the error over seeds and test examples. ``kl`` and ``cross_entropy`` in nats, means over
-    tasks. Merges have a ``rank``, 1 the best mean. ``to_best`` and ``to_above``: mean accuracy (in 0..1) less that of
+    tasks. Merges have a ``rank``, 1 the best mean. ``to_best`` and ``to_above``: mean less that of
     the best merge, and of the merge one rank above, with paired errors (:mod:`merging.commands.paired`);
     ``told_apart``: whether these are two standard errors or more. ``standing``: what all pairs of merges together say
     of the rank (:mod:`merging.commands.ranks`). ``gain``: (row − pretrained) / (experts −
@@ -52,6 +53,7 @@ class Row:
     seeds: Sequence[int] = ()
     rank: int | None = None
     accuracy: Sequence[float] = ()
+    losses: Sequence[float] = ()
     by_seed: Sequence[Sequence[float]] = ()
     mean: OverSeeds | None = None
     sampled: Estimate | None = None
@@ -86,19 +88,22 @@ PLAIN = ("distance", "seconds", "search_seconds", "passes", "memory", "memory_be
 """Figures of which a row has the mean over seeds and no more."""
 
 
-def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -> list[Row]:
+def ranked(
+    found: Found, seeds: Sequence[int], published: Mapping[str, float], *, per_position: bool = False
+) -> list[Row]:
     """Return the rows, best mean first, those that could not run last.
 
     Args:
         found: what was measured, references included.
         seeds: of rows that draw.
         published: method -> published normalised gain.
+        per_position: tasks have a label at every position: ranked by minus the mean cross-entropy of a token.
 
     Raises:
         InputError: no method that ran, measurements that are not of the same test examples.
     """
-    rows = {label: _row(spec, measured, seeds) for label, (spec, measured) in found.items()}
-    done = sorted((r for r in rows.values() if r.mean), key=lambda r: mean(r.accuracy), reverse=True)
+    rows = {label: _row(spec, measured, seeds, per_position) for label, (spec, measured) in found.items()}
+    done = sorted((r for r in rows.values() if r.mean), key=_figure, reverse=True)
     merges = [row.label for row in done if row.method in METHODS]
     if not merges:
         reason = next(row.reason for row in reversed(rows.values()) if row.reason)
@@ -111,13 +116,18 @@ def ranked(found: Found, seeds: Sequence[int], published: Mapping[str, float]) -
     return [*(replace(row, published_gain=plain.get(row.label)) for row in compared), *last]
 
 
+def _figure(row: Row) -> float:
+    """Return what rows are ranked by, the larger the better."""
+    return -mean(row.losses) if row.losses else mean(row.accuracy)
+
+
 def _compared(row: Row, merges: Sequence[str], correct: Mapping[str, paired.Values]) -> Row:
     """Return a row with its rank, its gain and its differences to others.
 
     Args:
         row: what its seeds gave.
         merges: labels of all merges, best first.
-        correct: label -> correctness of its test examples, references included.
+        correct: label -> what its test examples say (correctness, or minus losses), references included.
     """
     own, place = correct[row.label], merges.index(row.label) if row.label in merges else None
     others = {"best": merges[0] if place != 0 else None, "above": merges[place - 1] if place else None}
@@ -134,12 +144,12 @@ def _compared(row: Row, merges: Sequence[str], correct: Mapping[str, paired.Valu
 
 
 def values_of(measured: Sequence[Measurement]) -> list[torch.Tensor]:
-    """Return per task the correctness [S, N_t] of a row's measurements, one per seed."""
+    """Return per task what its N_t examples say of a row's measurements [S, N_t], one per seed."""
     by_seed = [[unpack(text) for text in m.correct] for m in measured]
     return [torch.stack(task) for task in zip(*by_seed, strict=True)]
 
 
-def _row(spec: Spec, measured: Sequence[Measurement], seeds: Sequence[int]) -> Row:
+def _row(spec: Spec, measured: Sequence[Measurement], seeds: Sequence[int], per_position: bool) -> Row:
     settings = {name: value for name, value in spec.settings.items() if not (spec.draws and name == "seed")}
     row = Row(label=spec.label, method=spec.method, settings=settings, then=spec.then)
     reason = next((m.reason for m in measured if m.reason), "")
@@ -151,7 +161,8 @@ def _row(spec: Spec, measured: Sequence[Measurement], seeds: Sequence[int]) -> R
         seeds=tuple(seeds) if spec.draws else (),
         accuracy=[mean(values) for values in zip(*(m.accuracy for m in measured), strict=True)],
         by_seed=[list(m.accuracy) for m in measured],
-        mean=_over_seeds(measured, lambda m: m.accuracy),
+        losses=[mean(values) for values in zip(*(m.cross_entropy for m in measured), strict=True)] * per_position,
+        mean=_over_seeds(measured, lambda m: [-loss for loss in m.cross_entropy] if per_position else m.accuracy),
         kl=_over_seeds(measured, lambda m: m.kl),
         cross_entropy=_over_seeds(measured, lambda m: m.cross_entropy),
         **plain,

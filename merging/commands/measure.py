@@ -19,19 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bounds.autodiff import check_inputs
 from bounds.types import Forward, InputError, Inputs, Params, refuse
 from merging import suites
 from merging.closed_form.scale import SEARCH_SECONDS
 from merging.commands.expert_scores import expert_scores
-from merging.commands.packed import pack
+from merging.commands.packed import pack, pack_numbers
 from merging.execution import Execution
+from merging.learned import PER_POSITION
+from merging.measured import Measured
 from merging.methods import METHODS, POST_PROCESSINGS, find, merge
 from merging.params import norm, subtract
 from merging.specification import Specification
 from merging.suites import Suite
-from merging.task import Task, accuracy, cross_entropy, kl, labels_of, score_task
+from merging.task import Task, labels_of
 
 REFERENCES: Mapping[str, Callable[[Suite, int], Params]] = {
     "pretrained": lambda suite, index: suite.task_vectors.base,
@@ -66,9 +69,14 @@ class Spec(Specification):
         return [replace(self, given={**self.given, "seed": seed}) for seed in seeds] if self.draws else [self]
 
     def key(self, suite: Suite) -> str:
-        """Hash of the method, its settings, what follows it, and what the suite is."""
+        """Hash of the method, its settings, what follows it, and what the suite is.
+
+        Settings that no task of the suite reads are left out: what was kept before there were such settings stays.
+        """
+        idle = () if suite.per_position else PER_POSITION
+        settings = {name: value for name, value in self.settings.items() if name not in idle}
         after = [[name, asdict(POST_PROCESSINGS[name].settings(**given))] for name, given in self.then.items()]
-        content = [self.method, self.settings, suite.identity, *([after] if after else [])]
+        content = [self.method, settings, suite.identity, *([after] if after else [])]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -77,12 +85,14 @@ class Measurement:
     """What one merge gave on the test splits, task by task, and what it cost.
 
     ``accuracy`` in 0..1; ``correct``: which of each task's test examples are right, in the order of the split, packed
-    (:mod:`merging.commands.packed`), so that measurements can be compared example by example; ``cross_entropy`` and
-    ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples; ``distance`` = ‖θ_m − θ_0‖ (None for the
-    experts, which are many); ``seconds`` wall time of the merge without its search for a scale, which took
-    ``search_seconds`` (None: it did not search); ``passes``: examples that went forward and backward, from the merge's
-    history or else counted where the networks are called; ``memory``: peak resident memory in MiB of a process that
-    loads the suite and merges, ``memory_before`` its peak before the merge. ``reason`` says why the method
+    (:mod:`merging.commands.packed`), so that measurements can be compared example by example; of a network that scores
+    every position, in place of these, what each example adds to minus the mean cross-entropy of a token (see
+    :func:`shares`); ``cross_entropy`` and ``kl`` = KL(expert ‖ merge) in nats, means over a task's test examples, or
+    their counted positions (the KL then of 64 classes and the rest: no larger than the exact one); ``distance`` =
+    ‖θ_m − θ_0‖ (None for the experts, which are many); ``seconds`` wall time of the merge without its search for a
+    scale, which took ``search_seconds`` (None: it did not search); ``passes``: examples that went forward and backward,
+    from the merge's history or else counted where the networks are called; ``memory``: peak resident memory in MiB of a
+    process that loads the suite and merges, ``memory_before`` its peak before the merge. ``reason`` says why the method
     could not run; then there are no figures.
     """
 
@@ -193,15 +203,24 @@ def _figures(
 
     figures: dict[str, Any] = {"accuracy": [], "correct": [], "cross_entropy": [], "kl": []}
     teachers = expert_scores(suite, moved, device, kept)
-    for index, (task, teacher) in enumerate(zip(suite.tasks, teachers, strict=True)):
-        labels = labels_of(task, "test", "test accuracy")
-        known = model == "experts"
-        scores = teacher if known else score_task(moved(task), weights(index), task.test.inputs, "test", model)
-        figures["accuracy"].append(accuracy(scores, labels))
-        figures["correct"].append(pack(scores.argmax(dim=1) == labels))
-        figures["cross_entropy"].append(cross_entropy(scores, labels))
-        figures["kl"].append(kl(teacher, scores))
+    for index, (task, taught) in enumerate(zip(suite.tasks, teachers, strict=True)):
+        labels_of(task, "test", f"test {task.chosen_by.replace('_', '-')}")
+        found = moved(task).measured(weights(index), "test", model, taught=taught, same=model == "experts")
+        assert found.kl is not None
+        figures["accuracy"].append(found.accuracy)
+        figures["correct"].append(pack_numbers(shares(found)) if task.per_position else pack(found.correct))
+        figures["cross_entropy"].append(found.loss)
+        figures["kl"].append(found.mean(found.kl))
     return figures
+
+
+def shares(measured: Measured) -> Tensor:
+    """Return numbers [N] whose mean is minus the mean cross-entropy of a counted position: what an example adds to it.
+
+    Examples are what was drawn, positions of one are not independent: errors are taken over examples. The number of
+    positions is taken as it is, not as drawn.
+    """
+    return -measured.cross_entropy * len(measured.positions) / measured.positions.sum()
 
 
 def _elsewhere(forward: Forward, device: str) -> Forward:

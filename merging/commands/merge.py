@@ -27,7 +27,7 @@ from merging.commands.terminal import console, plain, run, stage, track
 from merging.editing import looked_at
 from merging.execution import Autocast, Execution
 from merging.files import check_destination, check_outputs, place
-from merging.learned import DECIDING, idle
+from merging.learned import DECIDING, PER_POSITION, idle
 from merging.methods import find, merge, specification
 from merging.processes import local_device, processes
 from merging.rows import silent
@@ -136,6 +136,7 @@ def _main(arguments: Sequence[str]) -> None:
             )
         with stage(f"loading {command.suite}") if together.rank == 0 else nullcontext():
             suite = together.in_turn(lambda: suites.load(command.suite, _storage(command)))
+        _check_read(suite, arguments)
         artifact = merge(
             specification(command.method).named,
             suite,
@@ -200,13 +201,30 @@ def _idle(settings: Any, arguments: Sequence[str]) -> list[str]:
     names = [name for name in DECIDING if name in settings.__dataclass_fields__]
     chosen = replace(settings, **_given(arguments, {name: getattr(settings, name) for name in names}))
     found = idle(chosen)
-    written = {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text[:2] == "--"}
+    written = _written(arguments)
     for name, by in found.items():
         if name in written:
             expected = f"a value of --{by} that reads it"
             got, cure = f"--{by} {getattr(chosen, by)}", f"remove it, or choose another --{by}"
             refuse(f"--{name.replace('_', '-')}", expected=expected, got=got, cure=cure)
     return list(found)
+
+
+def _written(arguments: Sequence[str]) -> set[str]:
+    """Return the names of the options among the arguments."""
+    return {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text[:2] == "--"}
+
+
+def _check_read(suite: Suite, arguments: Sequence[str]) -> None:
+    """Check that no option was written that tasks of this kind do not read.
+
+    Raises:
+        InputError: one of PER_POSITION, and the suite has one row of scores for an example.
+    """
+    for name in PER_POSITION:
+        if name in _written(arguments) and not suite.per_position:
+            expected = "a suite whose tasks have scores at every position, which alone read it"
+            refuse(f"--{name.replace('_', '-')}", expected=expected, got=suite.name, cure="remove it")
 
 
 def _tell(suite: Suite, artifact: MergeArtifact, command: Command) -> None:

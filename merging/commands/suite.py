@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,18 @@ from torch import Tensor
 
 from bounds.autodiff import check_params
 from bounds.scores import log_probabilities
-from bounds.types import Params, meant, refuse
+from bounds.types import Params, Sample, meant, refuse
 from merging import suites
 from merging.commands.fetch import fetch
 from merging.commands.options import options
 from merging.commands.terminal import console, plain, run, stage, track
 from merging.files import check_destination, encoded, write
+from merging.measured import Measured, measure
 from merging.models import KINDS
+from merging.sequences import perplexity
 from merging.suites import Suite
 from merging.suites.suite_template import template
-from merging.task import Task, accuracy, score_task
+from merging.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,11 @@ def init(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was found of one task: figures, and what a reader should look at; no accuracy where there are no labels."""
+    """What was found of one task: figures, and what a reader should look at.
+
+    ``pretrained`` and ``expert`` are accuracies in 0..1, of tasks with a label at every position perplexities; None
+    where there are no labels.
+    """
 
     task: str
     pretrained: float | None
@@ -115,7 +122,7 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def probe(suite: Suite, index: int, examples: int) -> Probe:
-    """Probe one task: finite weights, scores of the right shape that are the same twice, accuracies, score scale.
+    """Probe one task: finite weights, scores of the right shape that are the same twice, figures, score scale.
 
     Raises:
         InputError: weights or scores that are not finite or do not fit, scores that change from call to call.
@@ -124,25 +131,45 @@ def probe(suite: Suite, index: int, examples: int) -> Probe:
     expert = vectors.expert(index)
     check_params(expert, vectors.base, what=f"expert {task.name!r}")
     sample = task.test.take(slice(examples))
-    labels = sample.labels
-    base, own = (score_task(task, params, sample.inputs, "test", name)
-                 for params, name in ((vectors.base, "pretrained"), (expert, "expert")))  # fmt: skip
-    again = score_task(task, expert, sample.inputs, "test", "expert")
-    if not torch.equal(own, again):
-        got, cure = f"a difference of {float((own - again).abs().max()):.2g}", "switch dropout and sampling off"
-        refuse(f"scores of task {task.name!r}", expected="the same numbers twice", got=got, cure=cure)
-    log_p = log_probabilities(own.double())
-    entropy = float(-(log_p.exp() * log_p).sum(1).mean()) / float(torch.tensor(float(own.shape[1])).log())
-    figures = {} if labels is None else {"pretrained": accuracy(base, labels), "expert": accuracy(own, labels)}
+    seen = _look(task, expert, sample)
+    known: dict[str, Measured] = {}
+    if sample.labels is not None:
+        models = {"pretrained": vectors.base, "expert": expert}
+        known = {m: measure(task.rows(theta, sample, "test", m), sample.labels) for m, theta in models.items()}
+    figures = {model: perplexity(m.loss) if task.per_position else m.accuracy for model, m in known.items()}
     return Probe(
         task=task.name,
         pretrained=figures.get("pretrained"),
         expert=figures.get("expert"),
-        spread=float(own.double().std(dim=1).mean()),
-        entropy=entropy,
+        spread=seen.spread,
+        entropy=seen.entropy,
         distance=sum(float((expert[n].double() - vectors.base[n].double()).square().sum()) for n in expert) ** 0.5,
-        warnings=tuple(_warnings(task, figures, entropy, own, labels, expert, vectors.base)),
+        warnings=tuple(_warnings(task, known, seen, sample.labels, expert, vectors.base)),
     )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Of an expert's scores: mean standard deviation of a row, mean entropy / ln C, the largest in size."""
+
+    spread: float
+    entropy: float
+    largest: float
+
+
+def _look(task: Task, expert: Params, sample: Sample) -> _Look:
+    """Look at the expert's scores, batch by batch, and see that they are the same twice."""
+    sums, count, largest = torch.zeros(2, dtype=torch.float64), 0, 0.0
+    twice = (task.rows(expert, sample, "test", "expert") for _ in range(2))
+    for (own, _), (again, _) in zip(*twice, strict=True):
+        if not torch.equal(own, again):
+            got, cure = f"a difference of {float((own - again).abs().max()):.2g}", "switch dropout and sampling off"
+            refuse(f"scores of task {task.name!r}", expected="the same numbers twice", got=got, cure=cure)
+        log_p = log_probabilities(own.double())
+        sums += torch.stack([own.double().std(dim=1).sum(), -(log_p.exp() * log_p).sum()])
+        count, largest = count + len(own), max(largest, float(own.abs().max()))
+    spread, entropy = (sums / count).tolist()
+    return _Look(spread, entropy / math.log(task.classes), largest)
 
 
 _CAUSES = "wrong file, wrong head, or labels in another order?"
@@ -150,20 +177,19 @@ _CAUSES = "wrong file, wrong head, or labels in another order?"
 
 def _warnings(
     task: Task,
-    figures: Mapping[str, float],
-    entropy: float,
-    scores: Tensor,
+    known: Mapping[str, Measured],
+    seen: _Look,
     labels: Tensor | None,
     expert: Params,
     base: Params,
 ) -> list[str]:
     tests: Mapping[str, bool] = {
-        **({} if labels is None else _labelled_tests(figures, entropy, labels)),
-        "its scores are larger than 1000: is a logit scale applied twice?": float(scores.abs().max()) > 1000,
+        **({} if labels is None else _labelled_tests(task, known, seen.entropy, labels)),
+        "its scores are larger than 1000: is a logit scale applied twice?": seen.largest > 1000,
         "its expert's weights are the pretrained ones": all(torch.equal(expert[n], base[n]) for n in expert),
     }
     found = [text for text, holds in tests.items() if holds]
-    if absent := _absent(task.test.labels, len(task.class_names)):
+    if not task.per_position and (absent := _absent(task.test.labels, task.classes)):
         found.append(f"classes without a test example: {absent}")
     unlabelled = [s for s in task.splits if s != "calibration" and getattr(task, s).labels is None]
     lacking = [split for split in ("train", "calibration", "validation") if split not in task.splits]
@@ -173,15 +199,16 @@ def _warnings(
     return found
 
 
-def _labelled_tests(figures: Mapping[str, float], entropy: float, labels: Tensor) -> dict[str, bool]:
-    majority = float(labels.bincount().max()) / len(labels)
+def _labelled_tests(task: Task, known: Mapping[str, Measured], entropy: float, labels: Tensor) -> dict[str, bool]:
+    counted = labels[labels >= 0]
+    majority, accuracy = float(counted.bincount().max()) / len(counted), known["expert"].accuracy
     return {
-        f"its expert is no better than the pretrained model: {_CAUSES}": figures["expert"] <= figures["pretrained"],
-        f"its expert is no better than the largest class ({100 * majority:.1f} %): {_CAUSES}": (
-            figures["expert"] <= majority
+        f"its expert is no better than the pretrained model: {_CAUSES}": (
+            task.quality(known["expert"]) <= task.quality(known["pretrained"])
         ),
+        f"its expert is no better than the largest class ({100 * majority:.1f} %): {_CAUSES}": accuracy <= majority,
         "its expert's probabilities are nearly uniform although it is right: is the logit scale in the head?": (
-            entropy > 0.95 and figures["expert"] > majority + 0.1
+            entropy > 0.95 and accuracy > majority + 0.1
         ),
     }
 
@@ -196,14 +223,21 @@ def table(suite: Suite, probes: Sequence[Probe]) -> Table:
     count = sum(value.numel() for value in suite.task_vectors.base.values())
     title = f"{suite.name}: {count / 1e6:.2f} M numbers in {len(suite.task_vectors.base)} tensors"
     result = Table(title=plain(title, "table.title"))
-    for column in ("task", "classes", "splits", "pretrained %", "expert %", "score spread", "entropy / ln C", "‖τ‖"):
+    figures = [f"{model} {'perplexity' if suite.per_position else '%'}" for model in ("pretrained", "expert")]
+    for column in ("task", "classes", "splits", *figures, "score spread", "entropy / ln C", "‖τ‖"):
         result.add_column(column)
     for task, found in zip(suite.tasks, probes, strict=True):
         sizes = " ".join(f"{split} {len(getattr(task, split))}" for split in task.splits)
-        figures = ("–" if value is None else f"{100 * value:.1f}" for value in (found.pretrained, found.expert))
+        cells = (_figure(task, value) for value in (found.pretrained, found.expert))
         rest = (f"{found.spread:.3g}", f"{found.entropy:.2f}", f"{found.distance:.3g}")
-        result.add_row(plain(task.name), str(len(task.class_names)), sizes, *figures, *rest)
+        result.add_row(plain(task.name), str(task.classes), sizes, *cells, *rest)
     return result
+
+
+def _figure(task: Task, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if task.per_position else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

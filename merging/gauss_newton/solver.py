@@ -39,9 +39,10 @@ from merging.gauss_newton.linearised import (
 from merging.gauss_newton.settings import GaussNewtonSettings, TangentSettings
 from merging.learned import Problem, prepare
 from merging.rows import CALIBRATION, Merge, Method, Progress
-from merging.task import Task
+from merging.task import Task, check_one_row
 from merging.task_vectors import TaskVectors, merged
 
+LEARN = "use samerging: Jacobians of the scores at every position are too many numbers to keep"
 REFUSED, POOR, GOOD = 0.0, 0.25, 0.75
 """Ratios up to which a step is not taken, below which μ doubles, above which it halves."""
 
@@ -195,6 +196,7 @@ def _settled(settings: GaussNewtonSettings, losses: Sequence[float]) -> bool:
 def _gauss_newton(
     task_vectors: TaskVectors, tasks: Sequence[Task], settings: GaussNewtonSettings, progress: Progress
 ) -> Merge:
+    check_one_row(tasks, "method gauss_newton", LEARN)
     problem = prepare(task_vectors, tasks, settings.learned())
     state = init(problem, settings)
     for _ in progress(range(settings.iterations), "Gauss-Newton on the coefficients"):
@@ -232,6 +234,7 @@ def tangent(problem: Problem, settings: TangentSettings) -> State:
 
 
 def _tangent(task_vectors: TaskVectors, tasks: Sequence[Task], settings: TangentSettings, progress: Progress) -> Merge:
+    check_one_row(tasks, "method tangent", LEARN)
     problem = prepare(task_vectors, tasks, settings.learned())
     return _merge(problem, tangent(problem, settings))
 

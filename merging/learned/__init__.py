@@ -8,10 +8,11 @@ batches; the merged weights are recomputed at the perturbed point.
 from merging.learned.loop import State, init, learned, update
 from merging.learned.problem import Problem, evaluate, prepare
 from merging.learned.rows import ROWS
-from merging.learned.settings import DECIDING, LearnedSettings, idle
+from merging.learned.settings import DECIDING, PER_POSITION, LearnedSettings, idle
 
 __all__ = [
     "DECIDING",
+    "PER_POSITION",
     "ROWS",
     "LearnedSettings",
     "Problem",

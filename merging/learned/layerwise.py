@@ -23,7 +23,7 @@ from merging.learned.problem import Problem, prepare
 from merging.learned.settings_rows import ProDistillSettings
 from merging.params import OUTSIDE, partition
 from merging.rows import Merge, Progress
-from merging.task import Task, score
+from merging.task import Task, check_tasks, check_unmasked, score
 from merging.task_vectors import TaskVectors, merged
 
 
@@ -90,6 +90,8 @@ def prodistill(
     the merge carries no coefficients. Source: Xu et al. 2025, arXiv 2502.12706, and its released code.
     """
     layers = find_layers(task_vectors.base)
+    check_tasks(task_vectors.names, tasks)
+    check_unmasked(tasks, "layer-by-layer distillation")
     problem = prepare(task_vectors, tasks, settings)
     columns = {block: column for column, block in enumerate(problem.blocks)}
     coefficients = torch.full((len(task_vectors), len(columns)), first(problem), dtype=task_vectors.dtype)
@@ -144,5 +146,6 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
             score(forward, vectors.expert(index), inputs, what=f"layer outputs of task {vectors.names[index]!r}")
             for index, (forward, inputs) in enumerate(zip(outputs, problem.inputs, strict=True))
         ],
+        positions=(),  # the layers' outputs are compared as they are, all positions of an example together
         theta={},
     )

@@ -60,3 +60,8 @@ OBJECTIVES: Mapping[str, Objective] = {
     "squared": squared_error,
     "entropy": entropy,
 }
+
+UNTAUGHT = (entropy,)
+"""Rows that look at the student alone."""
+LIKELIEST = (hard_cross_entropy,)
+"""Rows that ask for the teacher's likeliest class and no more."""

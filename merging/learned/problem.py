@@ -17,10 +17,12 @@ from merging.execution import Execution
 from merging.learned.combination import BY_BLOCK, BY_ENTRY, Combination
 from merging.learned.objectives import OBJECTIVES, Objective
 from merging.learned.perturbations import PERTURBATIONS, Displacement, Pass, Perturbation
-from merging.learned.settings import LearnedSettings
+from merging.learned.settings import PER_POSITION, LearnedSettings
 from merging.learned.shards import Shard
+from merging.learned.tokens import nothing, token_loss, weight
+from merging.measured import Positions
 from merging.params import partition
-from merging.task import Task, check_tasks, score_task
+from merging.task import Task, check_tasks
 from merging.task_vectors import TaskVectors
 from merging.task_vectors.storage import on_disk
 
@@ -32,6 +34,8 @@ LARGE = 2**26
 class Problem:
     """Task vectors, blocks, and each task's inputs and teacher scores (of the tasks that this process serves).
 
+    ``teacher_scores[t]`` are [N, C]; of tasks with scores per position log-probabilities [N, L, k + 1] of the events of
+    ``positions[t]``, which are empty for other tasks.
     ``combination`` says how coefficients make weights. ``chosen[t]`` are the positions of the k examples in task t's
     calibration split. ``theta`` is room for merged weights: every pass overwrites it, nothing else reads it.
     """
@@ -47,7 +51,23 @@ class Problem:
     combination: Combination = BY_BLOCK
     execution: Execution = field(default_factory=Execution)
     chosen: Sequence[Tensor] = ()
+    positions: Sequence[Positions] = ()
     theta: dict[str, Tensor] = field(default_factory=dict)
+
+    def loss(self, task: int, scores: Tensor, index: Tensor, objective: Objective) -> Tensor:
+        """Return the mean loss of a task's examples at ``index``: over examples, or over their counted positions."""
+        teacher, temperature = self.teacher_scores[task][index], self.settings.temperature
+        if not self.positions:
+            return objective(scores, teacher, temperature)
+        positions = self.positions[task].take(index).to(scores.device)
+        return token_loss(scores, teacher.to(scores.device), positions, objective, temperature)
+
+    def share(self, task: int, own: Tensor, index: Tensor) -> float:
+        """Return the share that the examples ``own`` have of the mean over those at ``index``, of which they are."""
+        if not self.positions:
+            return len(own) / len(index)
+        counted = self.positions[task].counted
+        return float(weight(counted, own)) / float(weight(counted, index))
 
     @cached_property
     def shard(self) -> Shard | None:
@@ -68,20 +88,29 @@ def prepare(
         InputError: tasks that are not those of the task vectors, in order, or fewer than k calibration examples.
     """
     check_tasks(task_vectors.names, tasks)
+    _check_read(tasks, settings)
     execution = execution or Execution()
     chosen = _choose(tasks, settings)
     inputs: list[Inputs] = []
     teacher_scores: list[Tensor] = []
-    for index, (task, positions) in enumerate(zip(tasks, chosen, strict=True)):
+    positions: list[Positions] = []
+    for index, (task, places) in enumerate(zip(tasks, chosen, strict=True)):
         if not execution.processes.serves(index, len(tasks)):
-            inputs.append(torch.empty(len(positions), 0))
-            teacher_scores.append(torch.empty(len(positions), 0))
+            inputs.append(torch.empty(len(places), 0))
+            teacher_scores.append(torch.empty(len(places), 0))
+            positions += [nothing()] * task.per_position
             continue
-        inputs.append(_to(take(task.calibration.inputs, positions), execution.device))
+        inputs.append(_to(take(task.calibration.inputs, places), execution.device))
         expert = {name: value.to(execution.device) for name, value in task_vectors.expert(index).items()}
         with execution.passes():
-            scores = score_task(task, expert, inputs[-1], "calibration", "expert").to(task_vectors.dtype)
-        teacher_scores.append(on_disk(scores, _folder(execution)) if scores.nbytes > LARGE else scores)
+            taught = task.taught(
+                expert, inputs[-1], "calibration", top_k=settings.top_k, temperature=settings.temperature
+            )
+        teacher_scores.append(_kept(taught.scores.to(task_vectors.dtype), execution))
+        if taught.positions is not None:
+            classes = taught.positions.classes
+            classes = None if classes is None else _kept(classes, execution)
+            positions.append(Positions(taught.positions.counted, classes))
     entries = settings.granularity == "entry"
     return Problem(
         task_vectors=task_vectors,
@@ -95,7 +124,26 @@ def prepare(
         settings=settings,
         execution=execution,
         chosen=chosen,
+        positions=positions,
     )
+
+
+def _check_read(tasks: Sequence[Task], settings: LearnedSettings) -> None:
+    """Refuse a setting that no task reads.
+
+    Raises:
+        InputError: one of PER_POSITION, and no task has scores per position.
+    """
+    usual = LearnedSettings()
+    for name in PER_POSITION:
+        given = getattr(settings, name)
+        if given != getattr(usual, name) and not any(task.per_position for task in tasks):
+            expected = "tasks with scores at every position, which alone read it"
+            refuse(name, expected=expected, got=f"{given} with one row of scores for an example", cure="leave it out")
+
+
+def _kept(tensor: Tensor, execution: Execution) -> Tensor:
+    return on_disk(tensor, _folder(execution)) if tensor.nbytes > LARGE else tensor
 
 
 def _folder(execution: Execution) -> Path:
@@ -133,7 +181,7 @@ def evaluate(
 
     ``batch[t]`` indexes the examples of task t, the same in every process; ``objective`` replaces the problem's. The
     merged weights are made here, from what they derive from; all examples of this process are back-propagated into
-    them, each task's loss weighted by the share of its batch; ∇_θ L is contracted with the task vectors once, ∇_λ L =
+    them, each task's loss weighted by its share of the mean; ∇_θ L is contracted with the task vectors once, ∇_λ L =
     contract(∇_θ L), and what travels between processes is ∇_λ L and the losses, or also θ and ∇_θ L where each keeps to
     its part of them.
     """
@@ -201,8 +249,7 @@ def _backward(
             if not len(own):
                 continue
             scores = forward(leaf, take(inputs, own)).to(losses.dtype)
-            loss = objective(scores, problem.teacher_scores[task][own], problem.settings.temperature)
-            loss = loss * (len(own) / len(index))
+            loss = problem.loss(task, scores, own, objective) * problem.share(task, own, index)
             (loss / count).backward()
             losses[task] = loss.detach()
     zero = {name: torch.zeros((), dtype=value.dtype, device=value.device) for name, value in theta.items()}

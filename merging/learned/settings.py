@@ -13,6 +13,9 @@ from merging.learned.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES
 from merging.learned.perturbations import PERTURBATIONS
 from merging.params import Granularity
 
+TOP_K = 64
+"""Classes of a teacher's that are told apart at a position, by default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
@@ -63,6 +66,9 @@ class LearnedSettings:
     """Keep every coefficient in [0, 1] after each step."""
     temperature: float = 1.0
     """Temperature u of the distillation: scores are divided by it on both sides."""
+    top_k: int | None = TOP_K
+    """Of a teacher that scores every position (language models): how many of its likeliest classes are told apart, all
+    others being one; None for all. Read by tasks with scores per position alone."""
     init: float | None = None
     """Initial value of every coefficient; by default 1/T, plain averaging."""
     seed: int = 0
@@ -86,6 +92,8 @@ class LearnedSettings:
                 refuse(name, expected=f"at least {least}", got=getattr(self, name), cure="raise it")
         if self.examples is not None and self.examples < 1:
             refuse("examples", expected="at least 1, or None for all", got=self.examples, cure="raise it")
+        if self.top_k is not None and self.top_k < 1:
+            refuse("top_k", expected="at least 1, or None for all", got=self.top_k, cure="raise it")
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 refuse(name, expected="a positive number", got=getattr(self, name), cure="raise it")
@@ -119,3 +127,7 @@ def idle(settings: object) -> Mapping[str, str]:
         "average_decay": ("average", settings.average == "ema"),
     }
     return {name: by for name, (by, acts) in read.items() if not acts}
+
+
+PER_POSITION = ("top_k",)
+"""Settings that tasks with scores per position read, and no others."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.types import Blocks, Params, refuse
-from merging.closed_form.scale import SEARCH_SECONDS, SUM_GRID, best_scale
+from merging.closed_form.scale import SEARCH_SECONDS, SUM_GRID, best_scale, validation_figure
 from merging.params import OUTSIDE, partition
 from merging.rows import NOTHING, VALIDATION, Merge, PostProcessing, Progress
 from merging.task import Split, Task
@@ -96,7 +96,7 @@ def _lines(merge: Merge, tv: TaskVectors, tasks: Sequence[Task], settings: Depth
         started = time.perf_counter()
         at = lambda rise: scaled_by(merge.params, tv.base, factors(rise))  # noqa: E731
         rise, values = best_scale(tasks, at, SUM_GRID, progress)
-        history["lines_rises"], history["lines_validation_accuracy"] = list(values), list(values.values())
+        history["lines_rises"], history[f"lines_{validation_figure(tasks)}"] = list(values), list(values.values())
         seconds = time.perf_counter() - started + sum(history.get(SEARCH_SECONDS, ()))
         history[SEARCH_SECONDS], candidates = [seconds], len(SUM_GRID)
     history |= {"lines_factors": [low, low + rise], "lines_rise": [rise]}

@@ -93,6 +93,11 @@ class Suite:
         return None if self.made_of_files else fingerprint(self.task_vectors, tuple(self.tasks))
 
     @property
+    def per_position(self) -> bool:
+        """Whether its tasks have a row of scores for every position of an example: all have, or none."""
+        return any(task.per_position for task in self.tasks)
+
+    @property
     def unlabelled_tasks(self) -> tuple[str, ...]:
         """The tasks whose test split has no labels."""
         return tuple(task.name for task in self.tasks if task.test.labels is None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.types import Params, Sample
 from merging import records
-from merging.task import Task, score
+from merging.task import Task
 from merging.task_vectors import TaskVectors
 
 FEW = 2
@@ -35,7 +35,7 @@ def content_digest(name: str, vectors: TaskVectors, tasks: Sequence[Task]) -> st
 
 def _described(task: Task, base: Params) -> list[Any]:
     splits = [[split, *_content(getattr(task, split))] for split in task.splits]
-    return [task.name, list(task.class_names), splits, _few_scores(task, base)]
+    return [task.name, list(task.class_names), splits, _few_scores(task, base), *task.particulars]
 
 
 def _content(sample: Sample) -> list[Any]:
@@ -47,7 +47,7 @@ def _few_scores(task: Task, params: Params) -> Tensor:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return score(task.forward, params, task.test.take(slice(FEW)).inputs)
+        return task.scores(params, task.test.take(slice(FEW)).inputs, "test", "suite's")
     finally:
         torch.set_num_threads(threads)
 
@@ -67,21 +67,23 @@ def fingerprint(vectors: TaskVectors, tasks: Sequence[Task]) -> Tensor:
         for params in (vectors.base, vectors.expert(index)):
             scores = _few_scores(task, params).double().cpu()
             scores = torch.cat([scores, scores[:1]])[:FEW]  # of a split with one example, twice
-            row += [*scores.mean(dim=1).tolist(), *_at_labels(scores, labels)]
+            row += [*scores.flatten(start_dim=1).mean(dim=1).tolist(), *_at_labels(scores, labels)]
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def _place_sum(labels: Tensor) -> float:
     """Sum of the labels, each times its place from 1: another order is another sum."""
-    return float((torch.arange(1, len(labels) + 1, device=labels.device) * labels).sum())
+    return float((torch.arange(1, labels.numel() + 1, device=labels.device) * labels.flatten()).sum())
 
 
 def _at_labels(scores: Tensor, labels: Tensor | None) -> list[float]:
-    """Return the scores [FEW, C] at the labels of these examples, NaN without labels."""
+    """Return the scores at the labels of FEW examples (the mean over counted positions), NaN without labels."""
     if labels is None:
         return [math.nan] * FEW
-    return scores.gather(1, torch.cat([labels.cpu(), labels[:1].cpu()])[:FEW, None])[:, 0].tolist()
+    few = torch.cat([labels.cpu(), labels[:1].cpu()])[:FEW]
+    found = scores.gather(-1, few.clamp(min=0)[..., None])[..., 0].where(few >= 0, torch.nan)
+    return found.view(FEW, -1).nanmean(dim=1).tolist()
 
 
 def alike(first: Tensor, second: Tensor) -> bool:

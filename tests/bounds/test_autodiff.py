@@ -290,3 +290,13 @@ def test_a_derivative_within_other_transforms_is_the_same():
             torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(expected), strict=True
         ):
             assert_near(left, right)
+
+
+def test_scores_at_every_position_are_asked_for():
+    module = torch.nn.Linear(3, 5)
+    forward, params = autodiff.functional(module, per_position=True)
+    assert forward(params, torch.randn(2, 4, 3)).shape == (2, 4, 5)
+    with pytest.raises(InputError, match=r"expected a float tensor \[2, L, V\]; got .*one row of scores per position"):
+        forward(params, torch.randn(2, 3))
+    with pytest.raises(InputError, match=r"expected a float tensor \[2, C\]"):
+        autodiff.functional(module)[0](params, torch.randn(2, 4, 3))

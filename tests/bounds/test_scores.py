@@ -109,3 +109,17 @@ def test_raw_cross_entropy_in_place_of_the_smoothed_one_misses():
     assert limit < truth
     smooth = rare * scores.largest_smoothed_loss(10, 0.02)
     assert limit > smooth
+
+
+def test_scores_at_every_position_have_a_gate_of_their_own():
+    given = torch.zeros(2, 3, 4)
+    assert scores.check_scores(given, 2, 4, positions=3) is given
+    for examples, classes, positions in ((3, 4, 3), (2, 5, 3), (2, 4, 4)):
+        with pytest.raises(InputError):
+            scores.check_scores(given, examples, classes, positions=positions)
+    with pytest.raises(InputError, match=r"float tensor \[2, 3, C\]"):
+        scores.check_scores(given[0], 2, positions=3)
+    broken = torch.zeros(5, 4)
+    broken[2, 1] = torch.nan
+    with pytest.raises(InputError, match=r"NaN or infinity for 1 of 5 examples \(first: 2\)"):
+        scores.check_finite(broken)

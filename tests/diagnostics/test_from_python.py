@@ -8,10 +8,13 @@ import torch
 
 from bounds.types import InputError, Sample
 from diagnostics import report
+from diagnostics.bound_report import main
 from diagnostics.report import build
 from diagnostics.settings import Settings
 from merging import merge
+from merging.artifact import save
 from merging.suites import Suite, toy
+from tests.sequences_world import world as sequences
 
 SMALL = Settings(held_out=4, kernel=4, train=4, draws=4, points=3, control_points=2, resamples=10, gibbs_draws=1)
 
@@ -92,3 +95,20 @@ def test_heads_that_were_trained_are_told_in_the_ledger():
         ledger = " ".join(f"{line.name} {line.value}" for line in found.assumptions)
         assert expected in ledger
         assert ("heads independent" in ledger) == (world is learned)
+
+
+def test_a_suite_with_scores_at_every_position_is_refused_in_one_line(tmp_path, capsys):
+    suite = sequences()
+    artifact = merge("average", suite)
+    said = (
+        r"every section states figures of examples: .* scores at every position in task 'first'; .*mergebound compare"
+    )
+    for sections in ((), ("accuracy",)):
+        with pytest.raises(InputError, match=said):
+            report(artifact, suite, settings=SMALL, sections=sections)
+    found = suite.found_by("tests.sequences_world:suite")
+    save(merge("average", found), tmp_path / "a.pt")
+    assert main(["--merged", str(tmp_path / "a.pt"), "--out", str(tmp_path / "report")]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "scores at every position in task 'first'" in error

@@ -314,7 +314,7 @@ def test_every_row_with_a_scale_takes_the_best_of_its_grid(method):
 
 @pytest.mark.parametrize("peak", range(20))
 def test_the_search_finds_the_peak_of_the_whole_grid_with_half_the_looks(peak, monkeypatch):
-    monkeypatch.setattr(scale, "mean_accuracy", lambda tasks, params, split: -abs(params["s"] - SUM_GRID[peak]))
+    monkeypatch.setattr(scale, "mean_quality", lambda tasks, params, split: -abs(params["s"] - SUM_GRID[peak]))
     found, looked = scale.best_scale((), lambda s: {"s": torch.tensor(s)}, SUM_GRID)
     assert found == SUM_GRID[peak]
     assert len(looked) <= 10

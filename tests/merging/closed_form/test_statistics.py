@@ -264,3 +264,31 @@ def test_too_few_examples_and_other_tasks_are_refused():
             merge(method, tv, tasks, examples=31)
         with pytest.raises(InputError, match="tasks: expected"):
             merge(method, tv, tasks[::-1], examples=30)
+
+
+def test_fisher_of_sequences_is_right_on_average_over_drawn_labels():
+    """The mean over counted positions of E_c (∂ log p_c)², written out class by class, with a backward pass each."""
+    generator = torch.Generator().manual_seed(0)
+    theta = {"w": torch.randn(3, 2, generator=generator, dtype=DTYPE)}
+    x = torch.randn(4, 5, 2, generator=generator, dtype=DTYPE)
+    counted = torch.arange(5) < torch.tensor([[5], [2], [3], [1]])
+
+    def forward(params, inputs):
+        return (inputs.cumsum(dim=1) @ params["w"].T).tanh()
+
+    exact = torch.zeros(3, 2, dtype=DTYPE)
+    for example, place in counted.nonzero().tolist():
+        for label in range(3):
+            leaf = {"w": theta["w"].clone().requires_grad_()}
+            log_p = forward(leaf, x[example : example + 1])[0, place].log_softmax(0)
+            (gradient,) = torch.autograd.grad(log_p[label], [leaf["w"]])
+            exact += log_p[label].exp().detach() * gradient.square() / counted.sum()
+    draws = torch.stack([diagonal_fisher(forward, theta, x, generator, counted)["w"] for _ in range(400)])
+    error = draws.std(dim=0) / 400**0.5
+    assert bool(((draws.mean(dim=0) - exact).abs() < 4 * error).all())
+    every = torch.stack(
+        [diagonal_fisher(forward, theta, x, generator, torch.ones_like(counted))["w"] for _ in range(400)]
+    )
+    assert bool(((every.mean(dim=0) - exact).abs() > 4 * error).any()), "masked positions would be seen"
+    with pytest.raises(InputError, match="Fisher information of sequences: expected drawn labels"):
+        diagonal_fisher(forward, theta, x, None, counted)

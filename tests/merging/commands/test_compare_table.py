@@ -117,7 +117,7 @@ def test_csv_has_every_number_in_a_cell_of_its_own(suite):
 def test_a_task_may_have_the_name_of_a_figure(suite):
     tasks = [task.changed(name=name) for task, name in zip(suite.tasks, ("mean", "KL", "gain"), strict=True)]
     named = shown(suite)
-    object.__setattr__(named, "suite", type("Named", (), {"tasks": tasks, "name": "named"}))
+    object.__setattr__(named, "suite", type("Named", (), {"tasks": tasks, "name": "named", "per_position": False}))
     header, first, *_ = csv.reader(io.StringIO(named.csv()))
     assert [cell for name, cell in zip(header, first, strict=True) if name == "mean"] == ["80.0", "90.0"]
 

@@ -19,9 +19,10 @@ def suite():
 def test_scores_are_those_of_each_expert_on_its_own_test_split(suite, tmp_path):
     for folder in (None, tmp_path, tmp_path):
         found = expert_scores(suite, same, "cpu", folder)
-        for index, (task, scores) in enumerate(zip(suite.tasks, found, strict=True)):
+        for index, (task, taught) in enumerate(zip(suite.tasks, found, strict=True)):
             direct = score_task(task, suite.task_vectors.expert(index), task.test.inputs, "test", "expert")
-            assert torch.equal(scores, direct)
+            assert torch.equal(taught.scores, direct)
+            assert taught.positions is None
 
 
 def test_kept_scores_are_read_and_not_made_again(suite, tmp_path, monkeypatch):
@@ -30,9 +31,9 @@ def test_kept_scores_are_read_and_not_made_again(suite, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr(module, "score_task", never)
+    monkeypatch.setattr(module, "_scored", never)
     second = expert_scores(suite, same, "cpu", tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(first, second, strict=True))
     with pytest.raises(AssertionError):
         expert_scores(suite, same, "cuda", tmp_path)
 
@@ -46,7 +47,7 @@ def test_damaged_scores_are_made_again(suite, tmp_path, at):
     data[3 if at == "header" else -1] ^= 64
     path.write_bytes(whole[:-5] if at == "length" else bytes(data))
     second = expert_scores(suite, same, "cpu", tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(first, second, strict=True))
     assert path.stat().st_size == len(whole)
 
 
@@ -60,4 +61,4 @@ def test_scores_of_another_suite_are_not_taken(suite, tmp_path):
     (new,) = (p for p in tmp_path.iterdir() if p != path)
     new.write_bytes(path.read_bytes())
     again = expert_scores(other, same, "cpu", tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(found, again, strict=True))

@@ -1,17 +1,20 @@
 """``suite init`` and ``suite check``: what a template holds, and what a probe finds."""
 
 import dataclasses
+import math
 import sys
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from bounds.types import InputError, Sample
 from merging.commands.merge import main as merging
-from merging.commands.suite import main, probe
+from merging.commands.suite import main, probe, table
 from merging.models import KINDS
 from merging.suites import Suite, toy
+from tests.sequences_world import world
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,3 +100,28 @@ def test_a_suite_without_labels_is_probed_without_accuracies():
     assert found.expert is None
     assert found.warnings == ("no labels in train or validation or test: what needs it will say so",)
     assert found.spread == probe(toy.build(), 0, 16).spread
+
+
+def test_a_suite_with_a_label_at_every_token_is_probed_by_perplexity():
+    suite = world()
+    found = probe(suite, 0, 5)
+    few = suite.tasks[0].test.take(slice(5))
+    assert few.labels is not None
+    for params, figure in ((suite.task_vectors.base, found.pretrained), (suite.task_vectors.expert(0), found.expert)):
+        scores = suite.tasks[0].forward(params, few.inputs)
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), few.labels.flatten())
+        assert figure == pytest.approx(float(loss.exp()))
+    counted = few.labels != -100
+    p = suite.tasks[0].forward(suite.task_vectors.expert(0), few.inputs).softmax(-1)[counted]
+    assert found.entropy == pytest.approx(float(-(p * p.log()).sum(1).mean()) / math.log(11))
+    assert found.warnings == ()
+    swapped = dataclasses.replace(suite, tasks=[suite.tasks[0].changed(test=suite.tasks[1].test), suite.tasks[1]])
+    assert "no better than the pretrained model" in warned(swapped)
+    noisy = suite.tasks[0].changed(forward=lambda p, x: suite.tasks[0].forward(p, x) + torch.rand(1).double())
+    with pytest.raises(InputError, match="expected the same numbers twice"):
+        probe(dataclasses.replace(suite, tasks=[noisy, suite.tasks[1]]), 0, 5)
+    shown = Console(width=160)
+    with shown.capture() as capture:
+        shown.print(table(suite, [found, probe(suite, 1, 5)]))
+    assert "expert perplexity" in capture.get()
+    assert f"{found.expert:.2f}" in capture.get()
