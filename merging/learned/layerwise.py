@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from bounds.autodiff import check_inputs
 from bounds.types import Forward, Inputs, Params, leaves, refuse, take
 from merging.learned.combination import BY_BLOCK
 from merging.learned.loop import first, init, learned, update
+from merging.learned.objectives import Objective
 from merging.learned.problem import Problem, prepare
 from merging.learned.settings_rows import ProDistillSettings
 from merging.params import OUTSIDE, partition
@@ -133,6 +135,7 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
 
     return replace(
         problem,
+        objective=_over_the_same_positions(problem.objective),
         task_vectors=TaskVectors.from_stacked(
             {name: vectors.base[name] for name in names}, {name: vectors.stacked[name] for name in names}, vectors.names
         ),
@@ -143,9 +146,33 @@ def _stage(problem: Problem, names: Sequence[str], fixed: Params) -> Problem:
         },
         forwards=[varying(forward) for forward in outputs],
         teacher_scores=[
-            score(forward, vectors.expert(index), inputs, what=f"layer outputs of task {vectors.names[index]!r}")
+            _taught(forward, vectors.expert(index), inputs, f"layer outputs of task {vectors.names[index]!r}")
             for index, (forward, inputs) in enumerate(zip(outputs, problem.inputs, strict=True))
         ],
         positions=(),  # the layers' outputs are compared as they are, all positions of an example together
         theta={},
     )
+
+
+def _taught(forward: Forward, expert: Params, inputs: Inputs, what: str) -> Tensor:
+    """Return the layer's outputs [N, D] under an expert, of all examples in one pass.
+
+    A network that cuts texts to the longest of a batch then gives every batch of them the first positions of what it
+    gives all.
+
+    Raises:
+        InputError: an example's output depends on those beside it in another way.
+    """
+    whole = score(forward, expert, inputs, what=what, batch_size=check_inputs(inputs))
+    for count in (1, 2):
+        alone = forward(expert, take(inputs, slice(0, count)))
+        beside = whole[: len(alone), : alone.shape[1]]
+        if alone.shape != beside.shape or not torch.allclose(alone, beside, rtol=1e-2, atol=1e-3 * float(whole.std())):
+            got = f"{list(alone.shape[1:])} numbers that are not the first of {list(whole.shape[1:])}"
+            refuse(what, expected="the same for an example alone and among others", got=got, cure=_CURE)
+    return whole
+
+
+def _over_the_same_positions(objective: Objective) -> Objective:
+    """Return the objective on as many numbers of the expert's output as the batch has (see :func:`_taught`)."""
+    return lambda student, teacher, temperature: objective(student, teacher[:, : student.shape[1]], temperature)

@@ -230,6 +230,65 @@ def test_prodistill_refuses_what_it_cannot_find_layers_in():
             merge("prodistill", vectors, tasks, **setting)
 
 
+class Cutting(nn.Module):
+    """Tokens without padding (0) up to the longest of a batch, embedded, two layers, and the mean over all L places."""
+
+    def __init__(self, cut: bool = True) -> None:
+        super().__init__()
+        self.cut = cut
+        self.words = nn.Embedding(7, 4)
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)])
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        kept = tokens[:, : int((tokens != 0).sum(1).max())] if self.cut else tokens
+        hidden = self.words(kept)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.last((hidden * (kept != 0)[..., None]).sum(1))
+
+
+def texts(lengths, *, places=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 7, (len(lengths), places), generator=generator)
+    return tokens * (torch.arange(places) < torch.tensor(lengths)[:, None])
+
+
+def distilled(cut, inputs):
+    torch.manual_seed(0)
+    forward, base = functional(Cutting(cut).double())
+    deltas = [{n: torch.randn_like(v) * (0.5 if n.startswith("layers") else 0) for n, v in base.items()} for _ in "ab"]
+    sample = Sample(inputs, torch.arange(len(inputs)) % 3)
+    splits = {"train": sample, "validation": sample, "test": sample}
+    tasks = [Task(name, forward, ["a", "b", "c"], calibration=Sample(inputs), **splits) for name in "ab"]
+    vectors = TaskVectors(base, deltas, ["a", "b"])
+    settings = {"examples": len(inputs), "batch": 3, "steps": 20, "learning_rate": 0.05}
+    return merge("prodistill", vectors, tasks, **settings).coefficients
+
+
+def test_prodistill_of_a_network_that_cuts_texts_to_the_longest_of_a_batch():
+    """Texts of one length: as if they had been cut before. Of several: the places that a batch has are compared."""
+    same = texts([4] * 9)
+    assert torch.equal(distilled(True, same), distilled(False, same[:, :4]))
+    mixed = distilled(True, texts([6, 2, 3, 5, 2, 4, 3, 2, 6]))
+    assert torch.isfinite(mixed).all()
+    assert not torch.equal(mixed, distilled(False, texts([6, 2, 3, 5, 2, 4, 3, 2, 6])))
+
+
+class Reversing(Cutting):
+    """The same, read from the right: what an example gives depends on how long the longest beside it is."""
+
+    def forward(self, tokens):
+        kept = tokens[:, : int((tokens != 0).sum(1).max())].flip(1)
+        return self.last(self.layers[1](self.layers[0](self.words(kept))).sum(1))
+
+
+def test_prodistill_refuses_layers_whose_outputs_depend_on_the_examples_beside(monkeypatch):
+    monkeypatch.setattr("tests.merging.learned.test_rows.Cutting", lambda cut: Reversing())
+    with pytest.raises(InputError, match="the same for an example alone and among others"):
+        distilled(True, texts([3, 2, 3, 5, 2, 4, 3, 2, 6]))
+
+
 def test_trimming_keeps_the_largest_entries_and_the_elected_sign():
     base = {"a": torch.zeros(3), "b": torch.zeros(2)}
     first = {"a": torch.tensor([5.0, -1.0, 3.0]), "b": torch.tensor([0.5, -4.0])}
