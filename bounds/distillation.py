@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -139,6 +139,48 @@ def _rung(
     return Estimate(cost_bound * curve(k), cost_bound * spread, divergence.n, divergence.status)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Divergences:
+    """What tells a student from its teacher on the N examples of a task, [N] each, float64.
+
+    ``variation`` is TV(p, q), ``divergence`` KL(p || q) in nats, both at temperature 1; ``disagreement`` is whether
+    the likeliest classes differ; ``surrogate`` is KL(p || q) at the temperature that was trained on. Where an example
+    has scores at many positions they are means over those that count (docs/theory.md section 19).
+    """
+
+    variation: Tensor
+    divergence: Tensor
+    disagreement: Tensor
+    surrogate: Tensor
+
+    def __post_init__(self) -> None:
+        sizes = {len(check_finite(getattr(self, f.name), f.name)) for f in fields(self)}
+        if len(sizes) != 1:
+            refuse("divergences", expected="one of each per example", got=sorted(sizes), cure="align the examples")
+
+
+def divergences(p_scores: Tensor, q_scores: Tensor, surrogate_temperature: float = 1.0) -> Divergences:
+    """Compare the softmaxes of a teacher's and a student's scores, row by row.
+
+    Args:
+        p_scores: [N, C] finite scores of the teacher.
+        q_scores: [N, C] finite scores of the student.
+        surrogate_temperature: of the KL that was trained on.
+
+    Raises:
+        InputError: as :func:`kl`.
+
+    Source: docs/theory.md (8). Status: exact given the scores.
+    """
+    exact = kl(p_scores, q_scores)
+    return Divergences(
+        variation=total_variation(p_scores, q_scores),
+        divergence=exact,
+        disagreement=(p_scores.argmax(-1) != q_scores.argmax(-1)).double(),
+        surrogate=exact if surrogate_temperature == 1 else kl(p_scores, q_scores, surrogate_temperature),
+    )
+
+
 def ladder(
     teacher_scores: Sequence[Tensor],
     student_scores: Sequence[Tensor],
@@ -169,29 +211,57 @@ def ladder(
     tasks = len(teacher_scores)
     if tasks == 0 or len(student_scores) != tasks:
         refuse("student scores", expected=f"{tasks} >= 1 tasks", got=len(student_scores), cure="pair the tasks")
-    weights = check_weights(alpha, tasks, "alpha")
-    check_positive(cost_bound, "cost bound M")
-    pairs = list(zip(teacher_scores, student_scores, strict=True))
+    pairs = zip(teacher_scores, student_scores, strict=True)
+    found = [divergences(p, q, surrogate_temperature) for p, q in pairs]
+    return ladder_of(found, alpha, cost_bound, surrogate_temperature=surrogate_temperature)
 
-    def mean_rung(name: str, measure: Callable[[Tensor, Tensor], Tensor], factor: float = 1.0) -> Rung:
-        values = tuple(Estimate.of_mean(measure(p, q)).scaled(factor) for p, q in pairs)
-        return Rung(name, "(8)", values, weighted_sum(values, weights))
+
+def ladder_of(
+    tasks: Sequence[Divergences],
+    alpha: Sequence[float] | Tensor,
+    cost_bound: float = 1.0,
+    *,
+    surrogate_temperature: float = 1.0,
+) -> Ladder:
+    """Compute every rung of (8) from what was measured of each example.
+
+    Where an example has scores at many positions, its values are means over these, and (8) holds of an example's
+    position drawn at random: the roots are concave, so that Jensen moves this mean inside, too.
+
+    Args:
+        tasks: per task, values of its examples. KL is that of whole distributions: of coarsened ones
+            (:mod:`bounds.coarse`) it is too small, and no rung would be an upper bound.
+        alpha: evaluation weights [T] on the simplex.
+        cost_bound: M, the range of the cost c(k, y).
+        surrogate_temperature: at which ``surrogate`` was measured.
+
+    Raises:
+        InputError: no task, alpha off the simplex, M <= 0.
+
+    Source: docs/theory.md (8), (23). Status: estimated.
+    """
+    weights = check_weights(alpha, len(tasks), "alpha")
+    check_positive(cost_bound, "cost bound M")
+
+    def mean_rung(name: str, values: Sequence[Tensor], factor: float = 1.0) -> Rung:
+        means = tuple(Estimate.of_mean(v).scaled(factor) for v in values)
+        return Rung(name, "(8)", means, weighted_sum(means, weights))
 
     def curve_rung(name: str, curve: Callable[[Estimate, float], Estimate]) -> Rung:
         values = tuple(curve(e, cost_bound) for e in divergence.per_task)
         return Rung(name, "(8)", values, curve(divergence.total, cost_bound))
 
-    divergence = mean_rung("KL", kl)
+    divergence = mean_rung("KL", [t.divergence for t in tasks])
     pinsker_rung = curve_rung("Pinsker", pinsker)
     bretagnolle_huber_rung = curve_rung("Bretagnolle-Huber", bretagnolle_huber)
     return Ladder(
-        total_variation=mean_rung("total variation", total_variation, cost_bound),
+        total_variation=mean_rung("total variation", [t.variation for t in tasks], cost_bound),
         pinsker=pinsker_rung,
         bretagnolle_huber=bretagnolle_huber_rung,
         minimum=_minimum(pinsker_rung, bretagnolle_huber_rung),
         divergence=divergence,
-        disagreement=mean_rung("disagreement", lambda p, q: (p.argmax(-1) != q.argmax(-1)).double()),
-        surrogate=mean_rung("KL at the surrogate temperature", lambda p, q: kl(p, q, surrogate_temperature)),
+        disagreement=mean_rung("disagreement", [t.disagreement for t in tasks]),
+        surrogate=mean_rung("KL at the surrogate temperature", [t.surrogate for t in tasks]),
         surrogate_temperature=surrogate_temperature,
         alpha=weights,
         cost_bound=cost_bound,

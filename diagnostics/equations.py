@@ -122,6 +122,12 @@ _ROWS = (
         "The floor ε/C under every probability bounds the cross-entropy by ln(C/ε): it can be certified, in nats.",
         16,
     ),
+    Equation(
+        "22",
+        "X_i = mean over the counted tokens l of example i of ℓ_il, 0 ≤ ℓ ≤ M",
+        "An example is one independent number, the mean over its tokens: (14) holds for it, no count of tokens does.",
+        19,
+    ),
 )
 EQUATIONS: Mapping[str, Equation] = {row.number: row for row in _ROWS}
 """Number -> equation."""

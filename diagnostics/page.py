@@ -15,7 +15,7 @@ from diagnostics.equations import EQUATIONS, anchors, theory_file
 from diagnostics.figures import numbers
 from diagnostics.figures.notation import typeset
 from diagnostics.figures.svg import Drawing, on_page
-from diagnostics.report import Report, settings_table, view_of
+from diagnostics.report import Report, settings_table, shown_sections, view_of
 from diagnostics.sections import comparison
 from diagnostics.sections.base import Drawn, View
 from diagnostics.sections.table import SECTIONS
@@ -33,6 +33,7 @@ _NUMBERS = (
     numbers.p_value,
     numbers.points,
     numbers.signed,
+    numbers.signed_estimate,
     numbers.fixed,
 )
 
@@ -84,13 +85,15 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
     path = theory_file()
     anchors_of = anchors(path.read_text(encoding="utf-8")) if theory and path is not None else {}
     home: dict[str, str] = {}
-    for name in ("comparison", *SECTIONS) if report.comparison else SECTIONS:
+    shown = shown_sections(report)
+    for name in ("comparison", *shown) if report.comparison else shown:
         for number in comparison.HOW if name == "comparison" else SECTIONS[name].how:
             home.setdefault(number, name)
     page = environment.get_template("report.html.j2").render(
         report=report,
         figures=figures,
-        sections=SECTIONS,
+        sections=shown,
+        left_out=_left_out(report),
         settings=settings_table(report.settings),
         equations=EQUATIONS,
         verdicts=[(merge.label, _own(report.verdict, merge.label)) for merge in report.merges],
@@ -106,6 +109,17 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
     )
     names = [*report.tasks, *(text for merge in report.merges for text in (merge.label, merge.file))]
     return typeset(page, names, home)
+
+
+def _left_out(report: Report) -> dict[str, str]:
+    """Return title -> reason of what does not serve the report's kind of task."""
+    titles = {**{name: section.title for name, section in SECTIONS.items()}, "comparison": "Comparison"}
+    served = {*shown_sections(report), *(() if report.scored not in comparison.SCORED else ("comparison",))}
+    return {
+        title: report.provenance.missing[name]
+        for name, title in titles.items()
+        if name not in served and name in report.provenance.missing
+    }
 
 
 def _own(verdict: Sequence[str], label: str) -> list[str]:

@@ -15,16 +15,16 @@ import torch
 from bounds.types import InputError, meant, refuse
 from diagnostics import statements
 from diagnostics.sections import comparison
-from diagnostics.sections.base import View
+from diagnostics.sections.base import Section, View
 from diagnostics.sections.comparison import Comparison
 from diagnostics.sections.table import SECTIONS
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.work.identity import code_of
-from diagnostics.workspace import Workspace
+from diagnostics.workspace import Scored, Workspace
 
-SCHEMA = "mergebound.report/7"
+SCHEMA = "mergebound.report/8"
 Merge = TypeVar("Merge")
 
 
@@ -82,10 +82,14 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A bound report. Lists over experts and tasks follow ``tasks``; risks are cross-entropies in nats."""
+    """A bound report. Lists over experts and tasks follow ``tasks``; risks are cross-entropies in nats.
+
+    ``scored`` says what of the tasks has one row of scores, an example or every position of one.
+    """
 
     schema: str
     suite: str
+    scored: Scored
     tasks: tuple[str, ...]
     alpha: tuple[float, ...]
     beta: tuple[float, ...]
@@ -110,8 +114,9 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
     """
     chosen = check_sections(sections)
     check_subjects(workspace.subjects)
-    clock, found = _Clock(budget_seconds, workspace), {}
-    for name in sorted(chosen, key=lambda name: SECTIONS[name].late):
+    clock, found, scored = _Clock(budget_seconds, workspace), {}, workspace.scored
+    served, clock.missing = _served(chosen, scored)
+    for name in sorted(served, key=lambda name: SECTIONS[name].late):
         section = SECTIONS[name]
         for subject in workspace.subjects:
             found[name, subject.label] = clock.run(
@@ -130,6 +135,7 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
     return Report(
         schema=SCHEMA,
         suite=workspace.subjects[0].artifact.suite,
+        scored=scored,
         tasks=tuple(workspace.names),
         alpha=tuple(workspace.alpha),
         beta=tuple(workspace.beta),
@@ -138,7 +144,9 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
         merges=merges,
         comparison=compared,
         assumptions=(
-            *statements.common(settings, [task.name for task in sizes.tasks if task.learned_head] if sizes else ()),
+            *statements.common(
+                settings, [task.name for task in sizes.tasks if task.learned_head] if sizes else (), scored
+            ),
             *(line for name, shown in parts.items() if shown for line in SECTIONS[name].assumptions(shown)),
         ),
         provenance=Provenance(
@@ -153,11 +161,34 @@ def build(workspace: Workspace, sections: Sequence[str] = (), budget_seconds: fl
     )
 
 
+def _served(chosen: Sequence[str], scored: Scored) -> tuple[list[str], dict[str, str]]:
+    """Return the chosen sections that serve a kind of task, and why others that would say something do not.
+
+    Raises:
+        InputError: none of those that were chosen serves it.
+    """
+    why = {name: SECTIONS[name].unserved(scored) for name in chosen}
+    served = [name for name, reason in why.items() if reason is None]
+    if not served:
+        others = [name for name, section in SECTIONS.items() if section.unserved(scored) is None]
+        got = f"{' and '.join(chosen)}, for tasks with one row of scores for every {scored}"
+        refuse("sections", expected=" or ".join(others), got=got, cure="choose among them")
+    return served, {name: reason for name, reason in why.items() if reason}
+
+
+def shown_sections(report: Report) -> Mapping[str, Section[Any]]:
+    """Return the sections that serve the report's kind of task, asked for or not."""
+    return {name: section for name, section in SECTIONS.items() if section.unserved(report.scored) is None}
+
+
 def _compare(workspace: Workspace, sections: Sequence[str], clock: _Clock) -> Comparison | None:
     if len(workspace.subjects) < 2:
         return None
     if sections:
         clock.missing["comparison"] = "it is made for all sections only"
+        return None
+    if workspace.scored not in comparison.SCORED:
+        clock.missing["comparison"] = comparison.RESTS_ON
         return None
     subjects = [(s.label, s.key) for s in workspace.subjects]
     return clock.run("comparison", lambda: comparison.compute(workspace), Comparison, subjects, comparison.compute)

@@ -18,6 +18,8 @@ ANCHORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where on the way from θ_0 to the experts the slack of their own bounds is shown."""
 GAMMA = 0.5
 """Smoothness γ of cross-entropy in the scores."""
+FLOOR = 0.02
+"""The share ε of the uniform distribution in smoothed predictions (19)."""
 COEFFICIENT_SCALES = (0.01, 0.3)
 """Absolute list of s in (10) for the priors that are free of data: for merges at such a prior, and for others."""
 OWN_SCALE = 0.01

@@ -5,7 +5,7 @@ from diagnostics.diagnosis.changes import Changes, Trial, measured, split_of
 from diagnostics.diagnosis.coefficients import CoefficientMap, coefficient_map
 from diagnostics.diagnosis.layers import LayerGroup, layer_groups
 from diagnostics.diagnosis.result import Diagnosis, LayerChange, ScaleChange
-from diagnostics.diagnosis.verdicts import HURT, NEUTRAL, SERVED, TaskVerdict, sign_test, verdicts
+from diagnostics.diagnosis.verdicts import HURT, NEUTRAL, SERVED, TaskVerdict, Word, sign_test, verdicts
 
 __all__ = [
     "HURT",
@@ -21,6 +21,7 @@ __all__ = [
     "ScaleChange",
     "TaskVerdict",
     "Trial",
+    "Word",
     "coefficient_map",
     "layer_groups",
     "measured",

@@ -41,6 +41,12 @@ def estimate(value: Estimate) -> str:
     return f"{text} ± {value.stderr:.3f}" if value.stderr else text
 
 
+def signed_estimate(value: Estimate) -> str:
+    """Return a difference with its sign and, if it has one, its standard error."""
+    text = f"{value.value:+.3f}" if abs(value.value) >= 5e-4 else "0.000"
+    return f"{text} ± {value.stderr:.3f}".replace("-", "−") if value.stderr else text.replace("-", "−")
+
+
 def number_estimate(value: Estimate) -> str:
     """Return a value of any size with its standard error, both as :func:`number`."""
     return (

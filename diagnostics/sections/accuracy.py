@@ -74,5 +74,11 @@ def sentence(view: View, part: Accuracy) -> str:
 
 
 SECTION = Section(
-    kind=Accuracy, compute=compute, title="Accuracy and risk", link="accuracy", table=table, sentence=sentence
+    kind=Accuracy,
+    compute=compute,
+    title="Accuracy and risk",
+    link="accuracy",
+    table=table,
+    sentence=sentence,
+    scored={"example"},
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from rich.table import Table
 
@@ -14,13 +15,15 @@ from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.work.reads import Noted, Reads
-from diagnostics.workspace import Workspace
+from diagnostics.workspace import Scored, Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Data = TypeVar("Data")
 Part = TypeVar("Part")
+ALL_SCORED: frozenset[Scored] = frozenset(get_args(Scored))
+"""Both kinds of task."""
 
 
 class View:
@@ -85,6 +88,8 @@ class Section(Generic[Data]):
     of the ledger, over all merges that have it, and ``missing`` says which statements could not be made, and why.
     ``how`` are the numbers of the equations (``diagnostics.equations``) that a reader of the page may want explained.
     ``late`` sections are computed after the others: what a short budget should buy first comes first.
+    ``scored`` says which kinds of task it serves, by what has a row of scores. Of tasks of another kind it is not made,
+    and ``rests_on`` says what of it they do not have; "" where nothing is lost, because another section says the same.
     """
 
     kind: type[Data]
@@ -98,6 +103,15 @@ class Section(Generic[Data]):
     missing: Callable[[Data], Mapping[str, str]] = lambda part: {}
     how: Sequence[str] = ()
     late: bool = False
+    scored: AbstractSet[Scored] = ALL_SCORED
+    rests_on: str = ""
+
+    def unserved(self, scored: Scored) -> str | None:
+        """Return why it is not made for tasks of a kind, in one line ("" for no reason to give); None: it is made."""
+        if scored in self.scored:
+            return None
+        needed = " or ".join(sorted(self.scored))
+        return self.rests_on and f"it needs one row of scores for an {needed}: {self.rests_on}"
 
     @property
     def folder(self) -> Path:

@@ -285,4 +285,6 @@ SECTION = Section(
     sentence=sentence,
     assumptions=assumptions,
     missing=lambda part: part.missing,
+    scored={"example"},
+    rests_on="(5) draws the scores of an example from their covariance, which has (L·V)² numbers at L positions",
 )

@@ -22,7 +22,6 @@ from diagnostics.sections.evidence import (
     AGAINST_PRETRAINED,
     AGAINST_TEACHER,
     ERROR,
-    FLOOR,
     IMITATION,
     NATS,
     Evidence,
@@ -30,7 +29,7 @@ from diagnostics.sections.evidence import (
     gathered,
 )
 from diagnostics.sections.gibbs import GibbsRow, certify, obstacle, randomised
-from diagnostics.settings import COEFFICIENT_SCALES, OWN_SCALE, UNIFORM_PRIORS
+from diagnostics.settings import COEFFICIENT_SCALES, FLOOR, OWN_SCALE, UNIFORM_PRIORS
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
@@ -41,7 +40,7 @@ from merging.methods import METHODS, POST_PROCESSINGS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ERRORS, DIFFERENCE, IN_NATS = "error", "difference of errors", "nats"
+ERRORS, DIFFERENCE, IN_NATS, NATS_DIFFERENCE = "error", "difference of errors", "nats", "difference in nats"
 SIGNIFICANT = 0.05
 """Adjusted p-value below which validation and test examples of a task are said to differ."""
 
@@ -50,7 +49,8 @@ SIGNIFICANT = 0.05
 class Certificate:
     """One statement: with probability 1 - ``delta`` the mean of what ``name`` says is at most ``value``.
 
-    ``unit`` is "error" (0-1), "difference of errors" (sign kept; a negative value is a certified gain) or "nats".
+    ``unit`` is "error" (0-1), "nats", or "difference of errors" or "in nats" (sign kept: a negative one is a certified
+    gain).
     ``observed`` is the mean over the ``n`` validation examples, rectified by ``unlabelled`` inputs where there are any;
     ``test_error`` is the same quantity on the test split, for comparison. Every row holds on its own.
     """
@@ -289,8 +289,8 @@ def validation_use(subject: Subject) -> tuple[int | None, str]:
 
 def in_unit(value: float, unit: str) -> str:
     """Return a value as it is shown: nats with three decimals, rates in per cent, differences with their sign."""
-    if unit == IN_NATS:
-        return f"{value:.3f}"
+    if unit in (IN_NATS, NATS_DIFFERENCE):
+        return (f"{value:.3f}" if unit == IN_NATS else f"{value:+.3f}").replace("-", "−")
     return f"{100 * value:+.1f}".replace("-", "−") if unit == DIFFERENCE else f"{100 * value:.1f}"
 
 
@@ -376,4 +376,5 @@ SECTION = Section(
     figures={"certificates": Drawn(figure)},
     assumptions=assumptions,
     missing=lambda part: part.missing,
+    scored={"example"},
 )

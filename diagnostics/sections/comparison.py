@@ -16,7 +16,7 @@ from bounds.types import Estimate
 from diagnostics.figures.numbers import tau
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
-from diagnostics.workspace import Workspace
+from diagnostics.workspace import Scored, Workspace
 from merging.commands import plain
 from merging.params import norm
 from merging.task_vectors import Geometry, contract
@@ -101,6 +101,9 @@ ENUMERATED, SHUFFLES = 7, 5000
 """Most merges whose orders are all counted; random orders beyond."""
 HOW = ("5a",)
 """Equations of the comparison that a reader of the page may want explained."""
+SCORED: frozenset[Scored] = frozenset({"example"})
+"""The kinds of task it serves."""
+RESTS_ON = "it ranks merges by (5), which needs one row of scores for an example; sections show merges side by side"
 
 Values = Sequence[Tensor]
 

@@ -254,4 +254,6 @@ SECTION = Section(
     sentence=sentence,
     assumptions=assumptions,
     missing=lambda part: part.missing,
+    scored={"example"},
+    rests_on="its trials, experts left out and layers at θ_0, are told apart by the examples that are right",
 )

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from diagnostics.diagnosis import Diagnosis
+from diagnostics.diagnosis import CoefficientMap, Diagnosis
 from diagnostics.figures.numbers import fixed, points
 from diagnostics.sections.base import View
+from merging.task_vectors import Geometry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELLED = 16
 """Most columns that are named one by one."""
+
+
+class Weighed(Protocol):
+    """A section that has the coefficients of a merge and the geometry of the task vectors."""
+
+    @property
+    def coefficients(self) -> CoefficientMap | None:
+        """λ, where the merge has some."""
+        ...
+
+    @property
+    def vectors(self) -> Geometry:
+        """Norms, cosines, signs."""
+        ...
 
 
 def without(view: View, part: Diagnosis) -> Figure:
@@ -38,12 +53,12 @@ def without(view: View, part: Diagnosis) -> Figure:
     return figure
 
 
-def is_map(part: Diagnosis) -> bool:
+def is_map(part: Weighed) -> bool:
     """Whether λ has more than one block: one number per task is said in words."""
     return part.coefficients is not None and len(part.coefficients.blocks) > 1
 
 
-def coefficients(view: View, part: Diagnosis) -> Figure:
+def coefficients(view: View, part: Weighed) -> Figure:
     """Heat map of λ (row the task, column the block in order of depth); below, the loss while it was learned."""
     from diagnostics.figures import heat, style
 
@@ -75,7 +90,7 @@ def coefficients(view: View, part: Diagnosis) -> Figure:
     return figure
 
 
-def task_vectors(view: View, part: Diagnosis) -> Figure:
+def task_vectors(view: View, part: Weighed) -> Figure:
     """Heat maps of the cosines of task vectors and of the share of entries on which two of them have opposite signs."""
     from diagnostics.figures import heat, style
 

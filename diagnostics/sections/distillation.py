@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from bounds.distillation import Rung, ladder
+from bounds.distillation import Rung, ladder_of
 from bounds.types import Estimate
 from diagnostics.figures.numbers import shown
 from diagnostics.figures.svg import INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.subject import Subject
-from diagnostics.workspace import Workspace
+from diagnostics.workspace import Scored, Workspace
 from merging.commands import plain
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ class RungRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSection:
-    """Upper bounds on what the merge adds to its teachers' 0-1 risk, tightest first, then KL and disagreement."""
+    """Upper bounds on what the merge adds to its teachers' 0-1 risk, tightest first, then KL and disagreement.
 
+    Where every position has scores (``scored``), values are means over examples of each example's mean over the
+    positions that count, after prefixes from the data: (23).
+    """
+
+    scored: Scored
     cost_bound: float
     surrogate_temperature: float
     rungs: tuple[RungRow, ...]
@@ -43,13 +48,10 @@ class DistillationSection:
 
 def compute(workspace: Workspace, subject: Subject) -> DistillationSection:
     """Compare merge and experts on the whole test split; no labels enter."""
-    result = ladder(
-        [t["expert"] for t in workspace.teachers()],
-        [m["test"] for m in workspace.merged(subject)],
-        workspace.alpha,
-        surrogate_temperature=subject.artifact.settings.get("temperature", 1.0),
-    )
+    temperature = subject.artifact.settings.get("temperature", 1.0)
+    result = ladder_of(workspace.imitation(subject), workspace.alpha, surrogate_temperature=temperature)
     return DistillationSection(
+        scored=workspace.scored,
         cost_bound=result.cost_bound,
         surrogate_temperature=result.surrogate_temperature,
         rungs=tuple(_row(r) for r in result.rungs),

@@ -187,4 +187,6 @@ SECTION = Section(
     link="kernel",
     figures={"traces": Drawn(traces, once=True), "kernel": Drawn(figure, there=lambda part: bool(part.tasks))},
     late=True,
+    scored={"example"},
+    rests_on="the tangent kernel of an example has (L·V)² numbers at L positions and V classes",
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from bounds.certificates import BoundedSample
 from bounds.scores import largest_smoothed_loss, probabilities, smoothed_losses
 from bounds.types import take
+from diagnostics.settings import FLOOR
 from diagnostics.subject import Subject
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
@@ -28,8 +29,6 @@ from merging.draws import chosen_positions
 from merging.methods import METHODS, POST_PROCESSINGS
 from merging.task import score_task
 
-FLOOR = 0.02
-"""The share ε of the uniform distribution in smoothed predictions."""
 PILOT = 64
 """Calibration examples of each task in the pilot, at most."""
 

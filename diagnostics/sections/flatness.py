@@ -212,4 +212,6 @@ SECTION = Section(
     table=table,
     figures={"flatness": Drawn(figure)},
     late=True,
+    scored={"example"},
+    rests_on="sharpness and Poincaré's term are those of the loss of one label",
 )

@@ -91,4 +91,6 @@ SECTION = Section(
     how=("1",),
     table=table,
     figures={"cross_risk": Drawn(figure, once=True)},  # the cross-risk is the experts': one for all merges
+    scored={"example"},
+    rests_on="H_Q is measured on posteriors whose scores are drawn as for (5)",
 )

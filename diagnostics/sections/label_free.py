@@ -270,4 +270,6 @@ SECTION = Section(
     sentence=sentence,
     assumptions=assumptions,
     missing=lambda part: part.missing,
+    scored={"example"},
+    rests_on="transfer error and residual linearise every score, L·V of an example",
 )

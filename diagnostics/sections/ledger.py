@@ -16,8 +16,11 @@ from bounds.types import take
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
 from diagnostics.sections.certificates import validation_use
-from diagnostics.sections.evidence import FLOOR, Evidence, gathered
+from diagnostics.sections.evidence import Evidence, gathered
+from diagnostics.sections.token_certificates import NATS, WRONG, Models, Quantity, token_evidence
+from diagnostics.settings import FLOOR
 from diagnostics.subject import Subject
+from diagnostics.terms.tokens import Sums
 from diagnostics.work.pieces import Pieces
 from diagnostics.workspace import Workspace
 from merging.commands import plain
@@ -77,24 +80,70 @@ def compute(workspace: Workspace, subject: Subject) -> LedgerSection:
     workspace.check_labels("validation", "the ledger")
     workspace.check_labels("test", "the ledger, which is shown beside the test risk")
     looks, use = validation_use(subject)
-    evidence = gathered(workspace, subject)
-    n = sum(map(len, evidence.labels))
+    n = sum(fact["sizes"]["validation"] for fact in workspace.facts())
     if not looks:
         return LedgerSection(n=n, floor=FLOOR, tables=(), missing={"(18)": use})
     models, delta = looks * workspace.models_looked_at, workspace.settings.delta
-    validation, pilot = workspace.experts_on_validation(), _experts_on_pilot(workspace, subject, evidence)
+    measure = _of_tokens if workspace.scored == "position" else _of_examples
     tables = []
-    for unit, (loss, largest) in LOSSES.items():
-        merged = [[s["merged"] for s in group] for group in (evidence.labelled, evidence.pilot or ())]
-        losses = _losses(merged[0], validation, evidence.labels, loss, largest)
-        others = None if pilot is None else _losses(merged[1], pilot, evidence.pilot_labels, loss, largest)
-        book = ledger(losses, workspace.alpha, workspace.beta, delta, others, models)
+    for unit, found in measure(workspace, subject).items():
+        book = ledger(found.validation, workspace.alpha, workspace.beta, delta, found.pilot, models)
         rows = zip((*NAMES, "risk"), (book.own, book.heterogeneity, book.merging, book.total), strict=True)
         parts = tuple(LedgerPart(name, b.terms[0].estimate.value, b.value, b.delta) for name, b in rows)
-        there = zip(workspace.alpha, evidence.test, evidence.test_labels, strict=True)
-        test = sum(a * float(loss(s["merged"], y).mean()) for a, s, y in there)
+        test = sum(a * risk for a, risk in zip(workspace.alpha, found.test, strict=True))
         tables.append(LedgerTable(unit=unit, parts=parts[:-1], total=parts[-1], test_risk=test))
     return LedgerSection(n=n, floor=FLOOR, tables=tuple(tables))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses of one unit per task: on validation, on the pilot (None: there is none), the merge's mean on test."""
+
+    validation: Sequence[TaskLosses]
+    pilot: Sequence[TaskLosses] | None
+    test: Sequence[float]
+
+
+def _of_examples(workspace: Workspace, subject: Subject) -> Mapping[str, Measured]:
+    """Return unit -> losses, where an example has one row of scores."""
+    evidence = gathered(workspace, subject)
+    validation, pilot = workspace.experts_on_validation(), _experts_on_pilot(workspace, subject, evidence)
+    merged = [[s["merged"] for s in group] for group in (evidence.labelled, evidence.pilot or ())]
+    there = list(zip(evidence.test, evidence.test_labels, strict=True))
+    return {
+        unit: Measured(
+            _losses(merged[0], validation, evidence.labels, loss, largest),
+            None if pilot is None else _losses(merged[1], pilot, evidence.pilot_labels, loss, largest),
+            [float(loss(s["merged"], y).mean()) for s, y in there],
+        )
+        for unit, (loss, largest) in LOSSES.items()
+    }
+
+
+def _of_tokens(workspace: Workspace, subject: Subject) -> Mapping[str, Measured]:
+    """Return unit -> losses, where every position has scores: of each example the mean over its tokens (22)."""
+    evidence, experts = token_evidence(workspace, subject), workspace.experts_tokens()
+    own = [str(j) for j in range(len(workspace.names))]
+    pilot = None if evidence.pilot is None else [[models[j] for j in own] for models in evidence.pilot]
+    return {
+        quantity.unit: Measured(
+            _token_losses(quantity, evidence.validation, experts, evidence.classes),
+            None if pilot is None else _token_losses(quantity, evidence.pilot or (), pilot, evidence.classes),
+            [float(sample.values.mean()) for sample in evidence.samples(quantity, evidence.test)],
+        )
+        for quantity in (NATS, WRONG)
+    }
+
+
+def _token_losses(
+    quantity: Quantity, merged: Sequence[Models], experts: Sequence[Sequence[Sums]], classes: Sequence[int]
+) -> list[TaskLosses]:
+    def one(models: Models, sums: Sequence[Sums], count: int) -> TaskLosses:
+        mine, others = quantity.sample(models, count), [quantity.sample({"merged": s}, count) for s in sums]
+        columns = torch.stack([sample.values for sample in others], dim=1)
+        return TaskLosses(merged=mine.values, experts=columns, largest=mine.upper)
+
+    return [one(*group) for group in zip(merged, experts, classes, strict=True)]
 
 
 def _losses(

@@ -243,4 +243,6 @@ SECTION = Section(
     table=table,
     figures={"sweep": Drawn(figure), "controls": Drawn(controls)},
     sentence=sentence,
+    scored={"example"},
+    rests_on="f^lin along the path is kept for every score, L·V of an example",
 )

@@ -13,14 +13,18 @@ from diagnostics.sections import (
     distillation,
     entk,
     flatness,
+    geometry,
     heterogeneity,
     label_free,
     ledger,
     sweep,
+    token_certificates,
+    tokens,
 )
 from diagnostics.sections.base import Section
 
 SECTIONS: Mapping[str, Section[Any]] = {
+    "tokens": tokens.SECTION,
     "diagnosis": diagnosis.SECTION,
     "accuracy": accuracy.SECTION,
     "ledger": ledger.SECTION,
@@ -30,6 +34,8 @@ SECTIONS: Mapping[str, Section[Any]] = {
     "entk": entk.SECTION,
     "distillation": distillation.SECTION,
     "label_free": label_free.SECTION,
+    "token_certificates": token_certificates.SECTION,
     "certificates": certificates.SECTION,
+    "geometry": geometry.SECTION,
     "sweep": sweep.SECTION,
 }

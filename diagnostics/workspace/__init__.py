@@ -5,5 +5,6 @@ all artifacts. Every piece is one task (or posterior): an interrupted report goe
 """
 
 from diagnostics.workspace.merges import Workspace
+from diagnostics.workspace.shared import Scored
 
-__all__ = ["Workspace"]
+__all__ = ["Scored", "Workspace"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bounds.distillation import Divergences, divergences
 from bounds.linearize import jvp_scores
 from bounds.types import Bound, Params
 from diagnostics.subject import Subject
@@ -28,6 +29,14 @@ class Workspace(BeforeMerging):
         if self._displacement is None or self._displacement[0] != subject.key:
             self._displacement = subject.key, subtract(self.weights(subject), self.vectors.base)
         return self._displacement[1]
+
+    def imitation(self, subject: Subject) -> list[Divergences]:
+        """Per task: what tells the merge from the expert on every example of the test split; no labels."""
+        temperature = float(subject.artifact.settings.get("temperature", 1.0))
+        if self.scored == "position":
+            return self.token_imitation(subject, temperature)
+        pairs = zip(self.teachers(), self.merged(subject), strict=True)
+        return [divergences(teacher["expert"], merged["test"], temperature) for teacher, merged in pairs]
 
     def tangents(self, key: str, displacement: Params) -> Pieces:
         """J(x)d of the held-out examples, per task, kept under ``key``, which must identify d."""

@@ -13,11 +13,11 @@ from bounds.types import Params, Sample
 from diagnostics.subject import Subject
 from diagnostics.work.pieces import Pieces
 from diagnostics.work.reads import made_once
-from diagnostics.workspace.shared import Shared
+from diagnostics.workspace.tokens import Tokens
 from merging.task import Split, Task, score_task
 
 
-class Scores(Shared):
+class Scores(Tokens):
     """What models say on whole splits; every piece is one task under one model."""
 
     def teachers(self) -> list[Mapping[str, Any]]:

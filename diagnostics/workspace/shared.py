@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from torch import Tensor
 
@@ -22,11 +22,13 @@ from diagnostics.work.workers import Track, warm_up
 from merging.matching import check_match
 from merging.params import partition
 from merging.rows import silent
+from merging.sequences import SequenceTask
 from merging.suites import Suite
-from merging.task import Split, Task, check_one_row, check_splits, refuse_unlabelled
+from merging.task import Split, Task, check_splits, refuse_unlabelled
 from merging.task_vectors import TaskVectors
 
-MEASURED = "measure its perplexities with mergebound compare"
+Scored: TypeAlias = Literal["example", "position"]
+"""What has one row of scores: an example (of a classifier), or every position of one (of a language model)."""
 
 
 class Shared:
@@ -115,7 +117,6 @@ class Shared:
     def loaded(self) -> Suite:
         """The suite where it was loaded, on the CPU, with every artifact checked against it: merges are made there."""
         suite = self.load() if self.plain_settings.labels else self.load().without_labels()
-        check_one_row(suite.tasks, "report, whose every section states figures of examples", MEASURED)
         for subject in self.subjects:
             check_match(suite, subject.artifact)
         return suite
@@ -179,8 +180,17 @@ class Shared:
                 refuse_unlabelled(name, split, what, *([] if self.settings.labels else [unread]))
 
     def facts(self) -> list[Mapping[str, Any]]:
-        """Per task: labels of test and validation (None: there are none), classes, split sizes, labelled splits."""
+        """Per task: labels of test and validation (None: there are none), classes, split sizes, labelled splits.
+
+        ``scored`` is what has one row of scores, an example or a position; ``text_bytes`` are those of the text that
+        the test split's counted positions stand for (None: not known).
+        """
         return self.pieces(Pieces("facts", (), self._facts, len(self.names)), "labels")
+
+    @property
+    def scored(self) -> Scored:
+        """What of the tasks has one row of scores; a suite's tasks are of one kind."""
+        return self.facts()[0]["scored"]
 
     def _facts(self, index: int) -> Mapping[str, Any]:
         task = self.suite.tasks[index]
@@ -190,8 +200,15 @@ class Shared:
             "labelled": [split for split in task.splits if getattr(task, split).labels is not None],
             "classes": len(task.class_names),
             "learned_head": task.name in self.suite.learned_heads,
+            "scored": "position" if task.per_position else "example",
+            "text_bytes": _bytes(task),
             "sizes": {split: len(getattr(task, split)) for split in task.splits},
         }
+
+
+def _bytes(task: Task) -> float | None:
+    known = task.text_bytes.get("test") if isinstance(task, SequenceTask) else None
+    return None if known is None else float(known.sum())
 
 
 def _labels(sample: Sample) -> Tensor | None:

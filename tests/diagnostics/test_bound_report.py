@@ -364,7 +364,7 @@ def test_json_to_standard_output_is_json_alone(made, capsys):
     arguments = ["--merged", str(made / "out.pt"), "--out", str(made / "report"), *QUICK]
     assert main([*arguments, "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["schema"] == "mergebound.report/7"
+    assert json.loads(captured.out)["schema"] == "mergebound.report/8"
     assert all(re.fullmatch(r".*( …| done in [0-9.]+ s)", line) for line in captured.err.splitlines()), captured.err
     assert main([*arguments, "--json", str(made / "copy.json")]) == 0
     copy = json.loads((made / "copy.json").read_text(encoding="utf-8"))
