@@ -189,7 +189,7 @@ def _shown(value: float, unit: str, *, signed: bool) -> str:
 
 def table(view: View, part: LedgerSection) -> Table:
     """Return the parts and their sum, in nats and in per cent."""
-    title = f"{view.label}: ledger (18) of the real network, n = {part.n} validation labels"
+    title = f"{view.label}: ledger (18) of the real network, n = {part.n} validation examples"
     table = Table(title=plain(title, "table.title"))
     table.add_column("part")
     for column in ("unit", "observed", "certified", "test", "δ"):

@@ -7,7 +7,7 @@ for it. The mean over the counted tokens of one example is one number in a known
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -43,7 +43,7 @@ Models = Mapping[str, Sums]
 """Of one task's examples: model (pretrained, expert, merged) -> sums."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantity:
     """A bounded quantity of an example: the mean of ``name`` under the merge, minus that of ``against`` if named."""
 
@@ -65,14 +65,21 @@ class Quantity:
         return example_means(sums[self.sums], sums["positions"])
 
 
-NATS = Quantity(f"cross-entropy of a token, floor ε = {FLOOR:g}", "θ_m", IN_NATS, "smoothed")
-WRONG = Quantity("wrong tokens", "θ_m", ERRORS, "wrong")
+NATS = Quantity(name=f"cross-entropy of a token, floor ε = {FLOOR:g}", about="θ_m", unit=IN_NATS, sums="smoothed")
+WRONG = Quantity(name="wrong tokens", about="θ_m", unit=ERRORS, sums="wrong")
+_NATS_ABOVE = replace(NATS, unit=NATS_DIFFERENCE)
 QUANTITIES = (
     NATS,
     WRONG,
-    Quantity("cross-entropy above the pretrained model's", "θ_m − θ_0", NATS_DIFFERENCE, "smoothed", "pretrained"),
-    Quantity("cross-entropy above the experts'", "θ_m − experts", NATS_DIFFERENCE, "smoothed", "expert"),
-    Quantity("wrong tokens above the pretrained model's", "θ_m − θ_0", DIFFERENCE, "wrong", "pretrained"),
+    replace(_NATS_ABOVE, name="cross-entropy above the pretrained model's", about="θ_m − θ_0", against="pretrained"),
+    replace(_NATS_ABOVE, name="cross-entropy above the experts'", about="θ_m − experts", against="expert"),
+    replace(
+        WRONG,
+        name="wrong tokens above the pretrained model's",
+        about="θ_m − θ_0",
+        unit=DIFFERENCE,
+        against="pretrained",
+    ),
 )
 """What is certified of the α-weighted mean; the first is the one that the verdict quotes, and that of every domain."""
 
