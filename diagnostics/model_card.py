@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bounds.types import refuse
 from diagnostics.report import MergeReport, Report
+from diagnostics.sections.certificates import Certificate, CertificateSection
+from diagnostics.sections.token_certificates import TokenCertificates
 from merging.artifact import MergeArtifact
 from merging.methods import METHODS, POST_PROCESSINGS
 
@@ -70,6 +72,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _first(section: CertificateSection | TokenCertificates | None) -> Certificate | None:
+    """Return the statement that the verdict quotes; None where nothing is certified."""
+    return next(iter(section.rows), None) if section else None
+
+
 def render_card(
     name: str,
     artifact: MergeArtifact,
@@ -102,7 +109,8 @@ def render_card(
         artifact=artifact,
         paper="; ".join(row.paper for row in rows if row is not None),
         merge=merge,
-        certificate=None if merge is None or not merge.certificates else next(iter(merge.certificates.rows), None),
+        certificate=_first(merge and merge.certificates),
+        token_certificate=_first(merge and merge.token_certificates),
         coefficients=coefficients(artifact),
         columns=0 if artifact.coefficients is None else artifact.coefficients.shape[1],
         recipe=recipe.strip(),

@@ -15,10 +15,10 @@ from diagnostics.equations import EQUATIONS, anchors, theory_file
 from diagnostics.figures import numbers
 from diagnostics.figures.notation import typeset
 from diagnostics.figures.svg import Drawing, on_page
-from diagnostics.report import Report, settings_table, shown_sections, view_of
+from diagnostics.report import Report, settings_table, view_of
 from diagnostics.sections import comparison
 from diagnostics.sections.base import Drawn, View
-from diagnostics.sections.table import SECTIONS
+from diagnostics.sections.table import SECTIONS, serving
 from diagnostics.terms.path import SweepPoint
 from diagnostics.work.cache import Cache
 from diagnostics.work.pieces import Keeper, Pieces
@@ -85,7 +85,7 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
     path = theory_file()
     anchors_of = anchors(path.read_text(encoding="utf-8")) if theory and path is not None else {}
     home: dict[str, str] = {}
-    shown = shown_sections(report)
+    shown = serving(report.scored)
     for name in ("comparison", *shown) if report.comparison else shown:
         for number in comparison.HOW if name == "comparison" else SECTIONS[name].how:
             home.setdefault(number, name)
@@ -114,7 +114,7 @@ def render(report: Report, drawings: Mapping[str, Drawing], theory: str = "") ->
 def _left_out(report: Report) -> dict[str, str]:
     """Return title -> reason of what does not serve the report's kind of task."""
     titles = {**{name: section.title for name, section in SECTIONS.items()}, "comparison": "Comparison"}
-    served = {*shown_sections(report), *(() if report.scored not in comparison.SCORED else ("comparison",))}
+    served = {*serving(report.scored), *(() if report.scored not in comparison.SCORED else ("comparison",))}
     return {
         title: report.provenance.missing[name]
         for name, title in titles.items()

@@ -15,9 +15,9 @@ import torch
 from bounds.types import InputError, meant, refuse
 from diagnostics import statements
 from diagnostics.sections import comparison
-from diagnostics.sections.base import Section, View
+from diagnostics.sections.base import View
 from diagnostics.sections.comparison import Comparison
-from diagnostics.sections.table import SECTIONS
+from diagnostics.sections.table import SECTIONS, serving
 from diagnostics.settings import Settings
 from diagnostics.statements import Assumption
 from diagnostics.subject import Subject
@@ -170,15 +170,9 @@ def _served(chosen: Sequence[str], scored: Scored) -> tuple[list[str], dict[str,
     why = {name: SECTIONS[name].unserved(scored) for name in chosen}
     served = [name for name, reason in why.items() if reason is None]
     if not served:
-        others = [name for name, section in SECTIONS.items() if section.unserved(scored) is None]
         got = f"{' and '.join(chosen)}, for tasks with one row of scores for every {scored}"
-        refuse("sections", expected=" or ".join(others), got=got, cure="choose among them")
+        refuse("sections", expected=" or ".join(serving(scored)), got=got, cure="choose among them")
     return served, {name: reason for name, reason in why.items() if reason}
-
-
-def shown_sections(report: Report) -> Mapping[str, Section[Any]]:
-    """Return the sections that serve the report's kind of task, asked for or not."""
-    return {name: section for name, section in SECTIONS.items() if section.unserved(report.scored) is None}
 
 
 def _compare(workspace: Workspace, sections: Sequence[str], clock: _Clock) -> Comparison | None:

@@ -32,7 +32,7 @@ from diagnostics.sections.directions import (
     random_direction,
 )
 from diagnostics.sections.paths import SweepSection
-from diagnostics.sections.sweep import Local, path_table, sweep
+from diagnostics.sections.sweep import SECTION, Local, path_table, sweep
 from diagnostics.sections.sweep_figures import draw_path
 from diagnostics.settings import Settings
 from diagnostics.work.cache import write
@@ -117,6 +117,9 @@ def _main(command: Command) -> None:
         files=FILES,
         suite=command.suite,
     )
+    if (reason := SECTION.unserved(workspace.scored)) is not None:
+        got = f"one row of scores for every {workspace.scored}"
+        refuse(f"sweep of {command.merged}", expected="tasks that it serves", got=got, cure=reason)
     local = Local(assumed=True, drift=command.drift and command.settings.gram > 0, sharpness=command.sharpness)
     section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
     trivial = workspace.trivial_risk

@@ -110,8 +110,7 @@ class Section(Generic[Data]):
         """Return why it is not made for tasks of a kind, in one line ("" for no reason to give); None: it is made."""
         if scored in self.scored:
             return None
-        needed = " or ".join(sorted(self.scored))
-        return self.rests_on and f"it needs one row of scores for an {needed}: {self.rests_on}"
+        return self.rests_on and f"it needs one row of scores for each {' or '.join(self.scored)}: {self.rests_on}"
 
     @property
     def folder(self) -> Path:

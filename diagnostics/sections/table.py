@@ -22,6 +22,7 @@ from diagnostics.sections import (
     tokens,
 )
 from diagnostics.sections.base import Section
+from diagnostics.workspace import Scored
 
 SECTIONS: Mapping[str, Section[Any]] = {
     "tokens": tokens.SECTION,
@@ -39,3 +40,8 @@ SECTIONS: Mapping[str, Section[Any]] = {
     "geometry": geometry.SECTION,
     "sweep": sweep.SECTION,
 }
+
+
+def serving(scored: Scored) -> Mapping[str, Section[Any]]:
+    """Return the sections that serve a kind of task, in the order of the page."""
+    return {name: section for name, section in SECTIONS.items() if section.unserved(scored) is None}

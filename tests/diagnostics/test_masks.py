@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 from bounds import ntk
 from bounds.autodiff import functional
 from bounds.types import Sample, take
-from diagnostics.sections.table import SECTIONS
+from diagnostics.sections.table import serving
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.work.cache import Cache
@@ -120,10 +120,10 @@ OTHERS = [("4-D", True), ("none", False)]
 
 
 @pytest.mark.parametrize(("how", "padded"), OTHERS)
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", serving("example"))
 def test_sections_of_a_report(name, how, padded):
     first, second = space("2-D", padded), space(how, padded)
-    section = SECTIONS[name]
+    section = serving("example")[name]
     same(section.compute(first, first.subjects[0]), section.compute(second, second.subjects[0]), name)
 
 

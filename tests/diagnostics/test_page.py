@@ -16,7 +16,7 @@ from diagnostics.figures.numbers import number, percent, signed
 from diagnostics.figures.svg import FAINT, INK, PAPER
 from diagnostics.folder import _theory_from, read_report
 from diagnostics.page import render
-from diagnostics.sections.table import SECTIONS as TABLE
+from diagnostics.sections.table import serving
 from merging import merge
 from merging.artifact import save
 from merging.suites import toy
@@ -24,6 +24,7 @@ from tests import browser as browsers
 from tests.browser import Browser, violations
 
 QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "3"]
+TABLE = serving("example")
 SECTIONS = (*TABLE, "assumptions", "provenance")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

@@ -13,7 +13,7 @@ from diagnostics import cli, report_tables
 from diagnostics.folder import as_json, read_report
 from diagnostics.report import build
 from diagnostics.report_tables import Shown, as_csv, latex, latex_table, markdown_table, records, shown
-from diagnostics.sections.table import SECTIONS
+from diagnostics.sections.table import serving
 from diagnostics.settings import Settings
 from diagnostics.subject import Subject
 from diagnostics.work.cache import Cache
@@ -65,8 +65,8 @@ def as_text(value):
 
 
 def test_csv_holds_every_value_of_report_json_once(two):
-    content, texts = json.loads(as_json(two)), as_csv(two, list(SECTIONS))
-    for name in SECTIONS:
+    content, texts = json.loads(as_json(two)), as_csv(two, list(serving("example")))
+    for name in serving("example"):
         tables = [text for table, text in texts.items() if table.split(".")[0] == name]
         got = Counter(
             value
@@ -150,8 +150,8 @@ def check_latex(text):
 
 
 def test_latex_is_well_formed_and_has_every_row(two):
-    tables = shown(two, list(SECTIONS))
-    texts = report_tables.as_latex(two, list(SECTIONS))
+    tables = shown(two, list(serving("example")))
+    texts = report_tables.as_latex(two, list(serving("example")))
     assert list(texts) == list(tables)
     assert "accuracy-1" in texts
     assert "accuracy-2" in texts
@@ -228,8 +228,8 @@ def check_markdown(text):
 
 
 def test_markdown_has_every_column_and_row(two):
-    tables = shown(two, list(SECTIONS))
-    texts = report_tables.as_markdown(two, list(SECTIONS))
+    tables = shown(two, list(serving("example")))
+    texts = report_tables.as_markdown(two, list(serving("example")))
     assert list(texts) == list(tables)
     for name, text in texts.items():
         header, ruler, *rows = check_markdown(text)

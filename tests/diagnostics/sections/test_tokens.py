@@ -155,7 +155,7 @@ def test_what_serves_is_there_and_what_does_not_says_why(padded):
     assert set(made.provenance.missing) == {*REFUSED, "comparison"}, "counterparts say the same: no line for these"
     for name in REFUSED:
         reason = made.provenance.missing[name]
-        assert reason.startswith("it needs one row of scores for an example: ")
+        assert reason.startswith("it needs one row of scores for each example: ")
         assert "\n" not in reason
     text = " ".join(f"{line.name} {line.value} {line.how}" for line in made.assumptions)
     assert "tokens of one example not" in text
