@@ -70,7 +70,8 @@ def table(view: View, part: DistillationSection) -> Table:
     table = Table(
         title=plain(f"{view.label}: ladder (8), what the merge adds to its teachers' 0-1 risk, at most", "table.title")
     )
-    rungs = part.rungs  # KL and disagreement are in the table of what is known without labels
+    other = (part.divergence, part.disagreement) if part.scored == "position" else ()  # else: `label_free` has them
+    rungs = (*part.rungs, *other)
     table.add_column("task")
     for rung in rungs:
         table.add_column(rung.name, justify="right")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diagnostics import report as report_on
 from diagnostics.bound_report import main
 from diagnostics.equations import EQUATIONS
 from diagnostics.figures.numbers import number, percent, signed
@@ -22,6 +23,7 @@ from merging.artifact import save
 from merging.suites import toy
 from tests import browser as browsers
 from tests.browser import Browser, violations
+from tests.sequences_world import world as sequences
 
 QUICK = ["--workers", "1", "--kernel", "12", "--held-out", "24", "--train", "30", "--draws", "8", "--points", "3"]
 TABLE = serving("example")
@@ -295,3 +297,34 @@ def test_axe_finds_nothing_wrong(folder, browser, scheme):
     browser.evaluate("document.querySelector('svg').removeAttribute('aria-label')")
     found = {line.split(":")[0] for line in violations(browser, source)}
     assert found == {"color-contrast", "svg-img-alt"}, "what is wrong is seen"
+
+
+@pytest.fixture(scope="module")
+def page_of_sequences(tmp_path_factory):
+    suite = sequences()
+    return report_on(merge("average", suite), suite).save(tmp_path_factory.mktemp("sequences") / "r")
+
+
+def test_a_page_of_sequences_is_well_formed(page_of_sequences):
+    tags = Tags()
+    tags.feed(page_of_sequences.read_text(encoding="utf-8"))
+    assert not tags.wrong
+    assert not tags.open
+    assert {*serving("position"), "left-out", "assumptions", "provenance"} <= set(tags.identifiers)
+    assert all(link == "data:," or link[1:] in tags.identifiers for link in tags.links)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_page_of_sequences_fits_and_axe_finds_nothing_wrong(page_of_sequences, browser, width):
+    browser.open(page_of_sequences, width)
+    assert browser.evaluate(WIDER) <= 0
+    assert all(box == ["auto", True] for box in browser.evaluate(BOXES))
+    if (source := axe()) is None:
+        return
+    for query in (
+        "'.scroll').forEach(e => { e.style.backgroundImage = 'none' })",
+        "'details').forEach(e => { e.open = true })",
+        "'svg').forEach(e => { e.replaceChildren() })",
+    ):
+        browser.evaluate(f"document.querySelectorAll({query}")
+    assert violations(browser, source) == []

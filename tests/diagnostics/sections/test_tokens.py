@@ -176,10 +176,28 @@ def test_the_page_the_text_and_the_json_show_it(padded, tmp_path, capsys):
         assert f"({row.models['merged'].perplexity:.3g})" in page
     again = read_report(tmp_path / "r" / "report.json")
     assert as_json(again) == as_json(made.data)
+    divergence = made.data.merges[0].distillation.divergence
+    assert f"KL(teacher ‖ merge) of a token: {divergence.total.value:.3f} ± " in page
     made.print()
     shown = " ".join(capsys.readouterr().out.split())
     assert "not computed: bound: it needs one row of scores" in shown
     assert "perplexity" in shown
+    assert "Bretagnolle-Huber │ KL" in re.sub(r"[┃│]", "│", shown)
+
+
+def test_the_ladder_is_of_whole_distributions_position_by_position(padded):
+    suite, merges, made = padded
+    found = made.data.merges[0].distillation
+    for index, task in enumerate(suite.tasks):
+        p, q = (
+            task.forward(theta, task.test.inputs).log_softmax(-1)
+            for theta in (suite.task_vectors.expert(index), merges["half"].merged)
+        )
+        divergence, kept = (p.exp() * (p - q)).sum(-1), task.test.labels != IGNORED
+        means = [float(row[here].mean()) for row, here in zip(divergence, kept, strict=True)]
+        assert found.divergence.per_task[index].value == pytest.approx(sum(means) / len(means))
+        assert found.divergence.per_task[index].n == len(task.test)
+    assert found.rungs[0].total.value <= found.rungs[1].total.value
 
 
 def test_the_verdict_says_what_was_measured_and_certified(padded):
