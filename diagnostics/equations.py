@@ -124,7 +124,7 @@ _ROWS = (
     ),
     Equation(
         "22",
-        "X_i = mean over the counted tokens l of example i of ℓ_il, 0 ≤ ℓ ≤ M",
+        "X_i = mean loss of the counted tokens of example i, each in [0, M]",
         "An example is one independent number, the mean over its tokens: (14) holds for it, no count of tokens does.",
         19,
     ),
