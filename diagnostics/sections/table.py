@@ -25,9 +25,9 @@ from diagnostics.sections.base import Section
 from diagnostics.workspace import Scored
 
 SECTIONS: Mapping[str, Section[Any]] = {
-    "tokens": tokens.SECTION,
     "diagnosis": diagnosis.SECTION,
     "accuracy": accuracy.SECTION,
+    "tokens": tokens.SECTION,
     "ledger": ledger.SECTION,
     "bound": bound.SECTION,
     "heterogeneity": heterogeneity.SECTION,

@@ -21,6 +21,7 @@ def test_sums_are_those_of_the_counted_positions():
     task, theta = suite.tasks[0], suite.task_vectors.expert(0)
     found = tokens.figures(task, theta, task.test, "test", "expert", 0.1)
     scores, labels = task.forward(theta, task.test.inputs), task.test.labels
+    assert labels is not None
     for i in range(len(labels)):
         kept = labels[i] != IGNORED
         p = scores[i][kept].softmax(-1)
@@ -54,9 +55,12 @@ def test_drawn_labels_are_the_teachers_and_stand_where_positions_count():
     suite = world()
     task, theta = suite.tasks[0], suite.task_vectors.expert(0)
     inputs = task.calibration.inputs
-    many = Sample({name: value.repeat(40, 1) for name, value in inputs.items()})
+    assert not isinstance(inputs, torch.Tensor)
+    repeated = {name: value.repeat(40, 1) for name, value in inputs.items()}
+    many = Sample(repeated)
     drawn = tokens.labelled_by(task, theta, many, "calibration", seed=0)
-    assert torch.equal(drawn.labels != IGNORED, many.inputs["attention_mask"] != 0)
+    assert drawn.labels is not None
+    assert torch.equal(drawn.labels != IGNORED, repeated["attention_mask"] != 0)
     scores = task.forward(theta, inputs)
     counts = torch.nn.functional.one_hot(drawn.labels.clamp_min(0), VOCABULARY).view(40, *scores.shape).double().mean(0)
     kept = inputs["attention_mask"] != 0
@@ -64,4 +68,5 @@ def test_drawn_labels_are_the_teachers_and_stand_where_positions_count():
     error = (counts[kept] - p).abs() / (p * (1 - p) / 40).sqrt().clamp_min(0.02)
     assert float(error.max()) < 6
     again = tokens.labelled_by(task, theta, many, "calibration", seed=0)
+    assert again.labels is not None
     assert torch.equal(again.labels, drawn.labels)
