@@ -18,13 +18,14 @@ SHIPPED = sorted(
 )
 
 
-def rows(suite):
-    return json.loads((RESULTS / suite / "compare.json").read_text(encoding="utf-8"))["rows"]
+def rows(suite, table="compare"):
+    return json.loads((RESULTS / suite / f"{table}.json").read_text(encoding="utf-8"))["rows"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_kept_results_are_of_the_suite_that_is_shipped(name):
-    suite, folder, kept = suites.load(name), RESULTS / name, rows(name)
+@pytest.mark.parametrize("table", ["compare", "all"])
+def test_kept_results_are_of_the_suite_that_is_shipped(name, table):
+    suite, folder, kept = suites.load(name), RESULTS / name, rows(name, table)
     assert len(kept) > 5
     for row in kept:
         (spec,) = (spec for spec in parse([row["label"]]) if spec.label == row["label"])
@@ -54,6 +55,23 @@ def test_readme_shows_the_kept_means_and_gains():
             assert mean.split(" ± ")[0] == f"{100 * row['mean']['value']:.1f}"
             assert seeds == (str(len(row["seeds"])) if row["seeds"] else "")
             assert published == f"{row['published_gain']:.2f}"
+
+
+def test_readme_shows_every_row_that_was_measured():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    kept = {suite: {row["label"]: row for row in rows(suite, "all") if row["rank"]} for suite in ("mini8", "text8")}
+    found = re.findall(r"^\| `([^`]+)` \| ((?:[^|]+ \| ){5}[^|]+) \|$", page, flags=re.MULTILINE)
+    found = {label: cells.split(" | ") for label, cells in found if "–" in cells}
+    assert list(found) == list(kept["mini8"])
+    for label, cells in found.items():
+        for suite, shown in (("mini8", cells[:3]), ("text8", cells[3:])):
+            if (row := kept[suite].get(label)) is None:
+                assert shown == ["–"] * 3
+                continue
+            gain, standing = row["gain"], row["standing"]
+            assert shown[0] == f"{100 * row['mean']['value']:.1f}"
+            assert shown[1] == f"{gain['value']:.2f} ± {gain['stderr']:.2f}"
+            assert shown[2] == f"{standing['best']}–{standing['worst']}"
 
 
 def test_the_order_of_methods_is_that_of_other_seeds_of_the_build(capsys, monkeypatch):
