@@ -43,7 +43,7 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path, settings):
 def test_a_schedule_goes_on_where_it_stopped_and_not_with_other_steps(tmp_path):
     path, whole = tmp_path / "out.pt.checkpoint", run(schedule="cosine")
     suite = toy.build(overlap=0.5)
-    settings = learned.LearnedSettings(**SETTINGS, schedule="cosine")
+    settings = learned.LearnedSettings(steps=STEPS, examples=16, batch=4, schedule="cosine")
     problem = learned.prepare(suite.task_vectors, suite.tasks, settings, Execution(checkpoint=path))
     state = learned.init(problem)
     for _ in range(11):

@@ -263,7 +263,9 @@ def distilled(cut, inputs):
     tasks = [Task(name, forward, ["a", "b", "c"], calibration=Sample(inputs), **splits) for name in "ab"]
     vectors = TaskVectors(base, deltas, ["a", "b"])
     settings = {"examples": len(inputs), "batch": 3, "steps": 20, "learning_rate": 0.05}
-    return merge("prodistill", vectors, tasks, **settings).coefficients
+    coefficients = merge("prodistill", vectors, tasks, **settings).coefficients
+    assert coefficients is not None
+    return coefficients
 
 
 def test_prodistill_of_a_network_that_cuts_texts_to_the_longest_of_a_batch():
