@@ -250,7 +250,7 @@ def test_few_experts(suite, count, method, reason):
     ("error", "told"),
     [
         (InputError("refused"), "refused"),
-        (torch.linalg.LinAlgError("singular"), "_LinAlgError: singular"),
+        (torch.linalg.LinAlgError("singular"), "_LinAlgError: singular"),  # pyright: ignore[reportPrivateImportUsage]
         (MemoryError("2 GB"), "MemoryError: 2 GB"),
         (KeyError("typo"), None),
     ],
@@ -262,12 +262,13 @@ def test_a_trial_that_fails_costs_no_more_but_a_mistake_of_the_code_is_not_taken
         raise error
 
     monkeypatch.setattr(diagnosis, "measured", fails)
-    missing = {}
+    missing, workspace = {}, space(suite, learned)
+    subject = workspace.subjects[0]
     if told is None:
         with pytest.raises(KeyError):
-            diagnosis._measured(space(suite, learned), None, [], "what", missing)
+            diagnosis._measured(workspace, subject, [], "what", missing)
     else:
-        assert diagnosis._measured(space(suite, learned), None, [], "what", missing) == []
+        assert diagnosis._measured(workspace, subject, [], "what", missing) == []
         assert missing == {"what": told}
 
 
