@@ -117,11 +117,12 @@ def _main(command: Command) -> None:
         files=FILES,
         suite=command.suite,
     )
+    directions = _directions(command, workspace, grid)  # refuses names before the suite is read
     if (reason := SECTION.unserved(workspace.scored)) is not None:
         got = f"one row of scores for every {workspace.scored}"
         refuse(f"sweep of {command.merged}", expected="tasks that it serves", got=got, cure=reason)
     local = Local(assumed=True, drift=command.drift and command.settings.gram > 0, sharpness=command.sharpness)
-    section = sweep(workspace, workspace.subjects[0], _directions(command, workspace, grid), command.mode, local)
+    section = sweep(workspace, workspace.subjects[0], directions, command.mode, local)
     trivial = workspace.trivial_risk
     command.out.mkdir(exist_ok=True)
     write(command.out / "sweep.csv", encoded(as_csv(section)))
