@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bounds.types import refuse
 from diagnostics.report import MergeReport, Report
-from diagnostics.sections.certificates import Certificate, CertificateSection
+from diagnostics.sections.certificates import CertificateSection
+from diagnostics.sections.certified import Certificate
 from diagnostics.sections.token_certificates import TokenCertificates
 from merging.artifact import MergeArtifact
 from merging.methods import METHODS, POST_PROCESSINGS

@@ -9,7 +9,8 @@ from rich.table import Table
 from bounds.scores import zero_one_loss
 from bounds.types import Estimate, weighted_sum
 from diagnostics.sections.base import Section, View
-from diagnostics.sections.certificates import CertificateSection, differing, in_unit
+from diagnostics.sections.certificates import CertificateSection, differing
+from diagnostics.sections.certified import in_unit
 from diagnostics.subject import Subject
 from diagnostics.terms.linear import losses
 from diagnostics.workspace import Workspace

@@ -16,8 +16,18 @@ from rich.table import Table
 from bounds.certificates import Count, choose_constants, held_out, pooled, weighted_mean
 from bounds.types import Bound
 from diagnostics.figures.notation import in_unicode
-from diagnostics.figures.svg import FAINT, INK
+from diagnostics.figures.svg import FAINT
 from diagnostics.sections.base import Drawn, Section, View
+from diagnostics.sections.certified import (
+    DIFFERENCE,
+    ERRORS,
+    IN_NATS,
+    Certificate,
+    drawn,
+    in_unit,
+    unused_labels,
+    validation_use,
+)
 from diagnostics.sections.evidence import (
     AGAINST_PRETRAINED,
     AGAINST_TEACHER,
@@ -35,37 +45,12 @@ from diagnostics.subject import Subject
 from diagnostics.workspace import Workspace
 from merging.commands import plain
 from merging.commands.paired import holm
-from merging.methods import METHODS, POST_PROCESSINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ERRORS, DIFFERENCE, IN_NATS, NATS_DIFFERENCE = "error", "difference of errors", "nats", "difference in nats"
 SIGNIFICANT = 0.05
 """Adjusted p-value below which validation and test examples of a task are said to differ."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """One statement: with probability 1 - ``delta`` the mean of what ``name`` says is at most ``value``.
-
-    ``unit`` is "error" (0-1), "nats", or "difference of errors" or "in nats" (sign kept: a negative one is a certified
-    gain).
-    ``observed`` is the mean over the ``n`` validation examples, rectified by ``unlabelled`` inputs where there are any;
-    ``test_error`` is the same quantity on the test split, for comparison. Every row holds on its own.
-    """
-
-    equation: str
-    name: str
-    about: str
-    unit: str
-    observed: float
-    value: float
-    n: int
-    unlabelled: int
-    delta: float
-    test_error: float
-    assumptions: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,32 +253,6 @@ def _row(
     )
 
 
-def validation_use(subject: Subject) -> tuple[int | None, str]:
-    """How many models the merge looked at on the validation labels (None: unknown), and what it did, in words."""
-    artifact = subject.artifact
-    method, used = artifact.label, artifact.used
-    if used is None:
-        return None, f"what {method} did with the validation labels is unknown (merge again): no held-out certificate"
-    found = METHODS.get(artifact.method)
-    rows = [row for row in (found, *(POST_PROCESSINGS.get(name) for name in artifact.then)) if row]
-    needs = found.needs_text if found else " and ".join(used) or "nothing"
-    if "validation" in used:
-        tried = used["validation"]
-        if tried:
-            return tried, f"{method} chose among {tried} fixed candidates on the validation labels: δ/{tried} each"
-        return None, f"{method} needs {needs} and does not say how many models it tried: no held-out certificate"
-    if any("validation" in row.needs_of(row.settings()) for row in rows):
-        return 1, f"{method} with a given scale: a fixed model, if the scale was not chosen on these labels"
-    return 1, f"{method} needs {needs}; the validation split is unused: a fixed model"
-
-
-def in_unit(value: float, unit: str) -> str:
-    """Return a value as it is shown: nats with three decimals, rates in per cent, differences with their sign."""
-    if unit in (IN_NATS, NATS_DIFFERENCE):
-        return (f"{value:.3f}" if unit == IN_NATS else f"{value:+.3f}").replace("-", "−")
-    return f"{100 * value:+.1f}".replace("-", "−") if unit == DIFFERENCE else f"{100 * value:.1f}"
-
-
 def table(view: View, part: CertificateSection) -> Table:
     """Return the statements, a row each."""
     title = f"{view.label}: certified at most (% or nats), n = {part.n} validation labels, each row on its own"
@@ -324,40 +283,17 @@ def figure(view: View, part: CertificateSection) -> Figure:
         (in_unicode(f"{r.name.removeprefix('error, ')} {r.equation}"), r.observed, r.value, r.test_error) for r in shown
     ]
     entries += [(style.named(t.task), t.observed, t.value, t.test_error) for t in part.tasks]
-    figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
-    axes = figure.subplots()
-    for row, (_, observed, value, test) in enumerate(entries):
-        axes.plot([100 * observed, 100 * value], [row, row], color=FAINT, linewidth=1.2, zorder=1)
-        for x, colour, marker, label in (
-            (observed, style.BLUE, "o", "observed on validation (teachers + disagreement for (11))"),
-            (value, style.VERMILION, "|", "certified, at most"),
-            (test, INK, "x", "test error"),
-        ):
-            size = 11 if marker == "|" else 5
-            axes.plot(
-                100 * x, row, color=colour, marker=marker, markersize=size, markeredgewidth=1.6, linestyle="",
-                label=None if row else label,
-            )  # fmt: skip
+    observed = "observed on validation (teachers + disagreement for (11))"
+    label = f"0-1 error (%), n = {part.n} validation labels in all"
+    figure, axes = drawn(entries, label, observed=observed, test="test error", columns=1, scale=100.0)
     if part.tasks:
         axes.axhline(len(shown) - 0.5, color=FAINT, linewidth=0.6)
-    axes.set_yticks(range(len(entries)), [e[0] for e in entries])
-    axes.invert_yaxis()
-    axes.set_xlim(0, None)
-    axes.set_xlabel(f"0-1 error (%), n = {part.n} validation labels in all")
-    style.legend_below(figure, axes, 1)
     return figure
 
 
 def assumptions(parts: Sequence[tuple[View, CertificateSection]]) -> list[Assumption]:
     """Say what every merge did with the labels, where constants come from, and the list of priors."""
-    lines = [
-        Assumption(
-            f"certificates of {view.label} rest on unused labels",
-            f"n = {part.n} validation labels, δ/{part.models_looked_at or '?'}",
-            part.use,
-        )
-        for view, part in parts
-    ]
+    lines = [unused_labels(view.label, f"{part.n} validation labels", part) for view, part in parts]
     how = "calibration inputs with labels drawn from the experts: wrong ones cost width, not validity"
     lines.append(Assumption("constants of (14), (15)", "ν, offsets, slope, centres", how))
     if any(part.gibbs for _, part in parts):

@@ -15,7 +15,7 @@ from bounds.scores import largest_smoothed_loss, smoothed_cross_entropy, zero_on
 from bounds.types import take
 from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
-from diagnostics.sections.certificates import validation_use
+from diagnostics.sections.certified import validation_use
 from diagnostics.sections.evidence import Evidence, gathered
 from diagnostics.sections.token_certificates import NATS, WRONG, Models, Quantity, token_evidence
 from diagnostics.settings import FLOOR

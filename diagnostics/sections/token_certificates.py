@@ -17,15 +17,16 @@ from bounds.certificates import BoundedSample, choose_constants, weighted_mean
 from bounds.scores import largest_smoothed_loss
 from bounds.sequences import example_means
 from bounds.types import Bound
-from diagnostics.figures.svg import FAINT, INK
 from diagnostics.sections.base import Drawn, Section, View
-from diagnostics.sections.certificates import (
+from diagnostics.sections.certified import (
     DIFFERENCE,
     ERRORS,
     IN_NATS,
     NATS_DIFFERENCE,
     Certificate,
+    drawn,
     in_unit,
+    unused_labels,
     validation_use,
 )
 from diagnostics.sections.evidence import calibration_use
@@ -234,38 +235,13 @@ def figure(view: View, part: TokenCertificates) -> Figure:
 
     entries = [("all, α-weighted", r.observed, r.value, r.test_error) for r in part.rows[:1]]
     entries += [(style.named(t.task), t.observed, t.value, t.test) for t in part.tasks]
-    figure = style.new_figure(1.2 + 0.27 * max(1, len(entries)))
-    axes = figure.subplots()
-    for row, (_, observed, value, test) in enumerate(entries):
-        axes.plot([observed, value], [row, row], color=FAINT, linewidth=1.2, zorder=1)
-        for x, colour, marker, label in (
-            (observed, style.BLUE, "o", "observed on validation"),
-            (value, style.VERMILION, "|", "certified, at most"),
-            (test, INK, "x", "test"),
-        ):
-            size = 11 if marker == "|" else 5
-            axes.plot(
-                x, row, color=colour, marker=marker, markersize=size, markeredgewidth=1.6, linestyle="",
-                label=None if row else label,
-            )  # fmt: skip
-    axes.set_yticks(range(len(entries)), [entry[0] for entry in entries])
-    axes.invert_yaxis()
-    axes.set_xlim(0, None)
-    axes.set_xlabel(f"smoothed cross-entropy of a token (nats), n = {part.n} validation examples in all")
-    style.legend_below(figure, axes, 3)
-    return figure
+    label = f"smoothed cross-entropy of a token (nats), n = {part.n} validation examples in all"
+    return drawn(entries, label, observed="observed on validation", test="test", columns=3)[0]
 
 
 def assumptions(parts: Sequence[tuple[View, TokenCertificates]]) -> list[Assumption]:
     """Say what every merge did with the labels, what is independent, and where constants come from."""
-    lines = [
-        Assumption(
-            f"certificates of {view.label} rest on unused labels",
-            f"n = {part.n} validation examples, δ/{part.models_looked_at or '?'}",
-            part.use,
-        )
-        for view, part in parts
-    ]
+    lines = [unused_labels(view.label, f"{part.n} validation examples", part) for view, part in parts]
     how = "calibration inputs with tokens drawn from the experts: wrong ones cost width, not validity"
     return [*lines, Assumption("constants of (14)", "ν, offsets", how)]
 
