@@ -81,7 +81,6 @@ def measure(
     forward, theta = functional(_gpt2(vocabulary, width, layers, length), _logits, per_position=True)
     leaf = {name: value.clone().requires_grad_() for name, value in theta.items()}
     ids, following = torch.randint(vocabulary, (2, batch, length))
-    counted = torch.ones(batch, length, dtype=torch.bool)
 
     def passed(loss: Callable[[Tensor], Tensor]) -> None:
         for value in leaf.values():
@@ -95,25 +94,12 @@ def measure(
     for k in track(top_k, "numbers of classes"):
         with torch.no_grad():
             log_p, classes = likeliest(forward(theta, ids.flip(1)), k)
-        positions = Positions(counted, classes)
+        kept = Positions(torch.ones(batch, length, dtype=torch.bool), classes)
         for name in objectives:
-            taught = partial(
-                token_loss, teacher=log_p, positions=positions, objective=OBJECTIVES[name], temperature=1.0
-            )
-            pairs = _pairs(own, partial(passed, taught), repeats)
-            kept = log_p.nbytes + (0 if classes is None else classes.nbytes)
-            costs.append(
-                Cost(
-                    k=k,
-                    objective=name,
-                    own_seconds=median(plain.processor for plain, _ in pairs),
-                    ratio=median(events.wall / plain.wall for plain, events in pairs),
-                    processor_ratio=median(events.processor / plain.processor for plain, events in pairs),
-                    teacher_bytes=kept,
-                    scores_bytes=4 * batch * length * vocabulary,
-                    threads=torch.get_num_threads(),
-                )
-            )
+            loss = partial(token_loss, teacher=log_p, positions=kept, objective=OBJECTIVES[name], temperature=1.0)
+            pairs = _pairs(own, partial(passed, loss), repeats)
+            numbers = log_p.nbytes + (0 if classes is None else classes.nbytes), 4 * batch * length * vocabulary
+            costs.append(_cost(k, name, pairs, *numbers))
     if not told_as_json(costs, json_out):
         _show(costs, f"GPT-2 of {layers} layers of {width}, V = {vocabulary}, {batch} x {length} tokens")
 
@@ -143,6 +129,21 @@ def _pairs(own: Callable[[], object], events: Callable[[], object], repeats: int
         plain = Took((before.wall + after.wall) / 2, (before.processor + after.processor) / 2)
         found.append((plain, taken))
     return found
+
+
+def _cost(
+    k: int | None, objective: str, pairs: Sequence[tuple[Took, Took]], teacher_bytes: int, scores_bytes: int
+) -> Cost:
+    return Cost(
+        k=k,
+        objective=objective,
+        own_seconds=median(plain.processor for plain, _ in pairs),
+        ratio=median(events.wall / plain.wall for plain, events in pairs),
+        processor_ratio=median(events.processor / plain.processor for plain, events in pairs),
+        teacher_bytes=teacher_bytes,
+        scores_bytes=scores_bytes,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _show(costs: Sequence[Cost], title: str) -> None:
