@@ -45,7 +45,7 @@ compare-all: $(VENV)/.installed
 	    breadcrumbs della sce model_stock multi_slerp karcher slerp tsv_m tsv_m:scale=None tsv_m+svc iso_c iso_cts \
 	    wudi wudi:learning_rate=0.0001 dc_merge ace esm knots core_space doge_ta optmerge task_arithmetic+svc \
 	    ties:scale=1+lines fisher regmean regmean_plus_plus adamerging:learning_rate=0.005 adamerging_task \
-	    adamerging++ adarank frank_wolfe samerging samerging:perturbation=none samerging:perturbation=none,steps=200 \
+	    adamerging++ adarank frank_wolfe samerging samerging:perturbation=none \
 	    prodistill prodistill_entry symerge gauss_newton tangent || exit; done
 
 # THREADS: what OpenMP and BLAS may use; the tests themselves compute on one thread.
